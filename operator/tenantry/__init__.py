@@ -1,0 +1,1 @@
+"""Tenantry's operator: one Tenant resource becomes everything that one customer needs."""

@@ -1,0 +1,73 @@
+"""AccessKey: an API key for the tenant's runtime, made by the tenant's developer in the tenant's own namespace."""
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tenantry.api.base import ApiModel, Condition, Resource, rule
+
+Scope = Literal["chat", "embeddings", "documents", "conversations", "usage", "audit", "admin"]
+DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "embeddings", "documents")
+
+
+class AccessKeySpec(ApiModel):
+    user: str = Field(default="", max_length=128, description="Who uses the key; shown in the ledger.")
+    scopes: tuple[Scope, ...] = Field(
+        default=DEFAULT_SCOPES,
+        min_length=1,
+        max_length=7,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    act_for_users: bool = Field(
+        default=False, description="The key may name an end user in the header X-Tenantry-User."
+    )
+    expires_at: datetime | None = Field(default=None, description="The key stops working at this time.")
+
+
+class AccessKeyStatus(ApiModel):
+    observed_generation: int | None = None
+    secret_name: str = Field(
+        default="", max_length=253, description="The Secret that holds api-key and base-url."
+    )
+    rotation: str = Field(
+        default="",
+        max_length=256,
+        description="The annotation tenantry.dev/rotate that the key was made for.",
+    )
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class AccessKey(Resource):
+    """A key for the tenant's runtime; the operator writes the Secret accesskey-NAME beside it."""
+
+    kind_name: ClassVar[str] = "AccessKey"
+    plural: ClassVar[str] = "accesskeys"
+    short_names: ClassVar[tuple[str, ...]] = ("ak",)
+    namespaced: ClassVar[bool] = True
+    columns: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
+        ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason"),
+        ("User", "string", ".spec.user"),
+        ("Secret", "string", ".status.secretName"),
+        ("Expires", "string", ".spec.expiresAt"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+    root_rules: ClassVar[tuple[dict[str, str], ...]] = (
+        rule("self.metadata.name.size() <= 53", "metadata.name must have at most 53 characters"),
+    )
+    default_status: ClassVar[dict[str, Any] | None] = {
+        "conditions": [
+            {
+                "type": "Ready", "status": "Unknown", "reason": "Pending",
+                "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z",
+            }
+        ]
+    }  # fmt: skip
+
+    spec: AccessKeySpec = AccessKeySpec()
+    status: AccessKeyStatus | None = None

@@ -1,0 +1,96 @@
+"""What the kinds share: camelCase on the wire, metadata, conditions, and rules in CEL."""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+DECIMAL = r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+ModelName = Annotated[str, Field(min_length=1, max_length=128)]
+Jurisdiction = Literal["US", "EU", "APAC"]
+Amount = Annotated[
+    str,
+    Field(
+        max_length=20,
+        description='A decimal number in US dollars, as a string: "100" or "0.15".',
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {"rule": f"self.matches(r'{DECIMAL}')", "message": 'must be a decimal number such as "12.50"'}
+            ]
+        },
+    ),
+]
+
+
+def rule(expression: str, message: str, **more: str) -> dict[str, str]:
+    """One CEL rule.  `message` is the sentence that `kubectl apply` prints: it names the field."""
+    return {"rule": expression, "message": message, **more}
+
+
+def rules(*items: dict[str, str]) -> dict[str, Any]:
+    """For `json_schema_extra`."""
+    return {"x-kubernetes-validations": list(items)}
+
+
+class ApiModel(BaseModel):
+    """Frozen, camelCase on the wire.  Unknown fields are ignored: the API server has pruned or refused them."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+
+class Condition(ApiModel):
+    """As in metav1.Condition."""
+
+    type: str = Field(max_length=64)
+    status: Literal["True", "False", "Unknown"]
+    reason: str = Field(default="", max_length=128)
+    message: str = Field(default="", max_length=2048)
+    last_transition_time: datetime | None = None
+    observed_generation: int | None = None
+
+
+class Meta(ApiModel):
+    """The part of ObjectMeta that the operator reads."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    finalizers: tuple[str, ...] = ()
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class SecretReference(ApiModel):
+    """A Secret in the operator's own namespace."""
+
+    name: str = Field(min_length=1, max_length=253, description="The Secret's name.")
+
+
+class Resource(ApiModel):
+    """One kind.  Class variables say what the CRD needs beside the schema."""
+
+    kind_name: ClassVar[str]
+    plural: ClassVar[str]
+    short_names: ClassVar[tuple[str, ...]] = ()
+    namespaced: ClassVar[bool] = False
+    columns: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    """Printer columns: name, type, JSONPath."""
+    root_rules: ClassVar[tuple[dict[str, str], ...]] = ()
+    default_status: ClassVar[dict[str, Any] | None] = None
+
+    metadata: Meta = Meta()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid

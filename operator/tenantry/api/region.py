@@ -1,0 +1,135 @@
+"""DataRegion: a jurisdiction, and what serves it."""
+
+from datetime import date
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from tenantry.api.base import (
+    Amount,
+    ApiModel,
+    Jurisdiction,
+    ModelName,
+    Resource,
+    SecretReference,
+    rule,
+    rules,
+)
+
+Host = Annotated[str, Field(min_length=1, max_length=253)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Cidr = Annotated[str, Field(min_length=1, max_length=49)]
+Metric = Literal["COSINE", "IP", "L2"]
+
+
+class PostgresServer(ApiModel):
+    """A PostgreSQL 15 or later (16 for production), with an admin that is no superuser."""
+
+    host: Host = Field(description="As Pods reach it.")
+    port: Port = 5432
+    database: str = Field(
+        default="tenantry",
+        min_length=1,
+        max_length=63,
+        description="The application database; the admin owns it.",
+    )
+    credentials_secret: SecretReference = Field(
+        description="Secret with keys username and password, in the operator's namespace."
+    )
+    sslmode: Literal["disable", "prefer", "require", "verify-full"] = "prefer"
+
+
+class MilvusServer(ApiModel):
+    """A Milvus 2.3 or later."""
+
+    uri: str = Field(min_length=1, max_length=512, description="Such as http://milvus.data:19530.")
+    credentials_secret: SecretReference | None = Field(
+        default=None, description="Secret with keys username and password, in the operator's namespace."
+    )
+    allow_unauthenticated: bool = Field(
+        default=False,
+        description="Accept a Milvus without authentication. Whoever reaches its port then reads every tenant's vectors.",
+    )
+
+
+class ModelOffer(ApiModel):
+    """One model, priced in US dollars per million tokens."""
+
+    name: ModelName
+    input_per_million: Amount
+    output_per_million: Amount = "0"
+
+
+class ModelProvider(ApiModel):
+    """An OpenAI-compatible endpoint."""
+
+    base_url: str = Field(min_length=1, max_length=512, description="Such as https://api.openai.com/v1.")
+    credentials_secret: SecretReference = Field(
+        description="Secret with key api-key, in the operator's namespace."
+    )
+    models: tuple[ModelOffer, ...] = Field(
+        min_length=1,
+        max_length=128,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    prices_from: date = Field(description="The day from which these prices hold.")
+
+
+class EmbeddingModel(ApiModel):
+    """The region's default for documents and queries; it must be priced in provider.models."""
+
+    model: ModelName
+    dimension: int = Field(ge=2, le=32768)
+    metric: Metric = "COSINE"
+
+
+class Endpoint(ApiModel):
+    """Where the packets of one backend may go."""
+
+    cidrs: tuple[Cidr, ...] = Field(min_length=1, max_length=32)
+    ports: tuple[Port, ...] = Field(min_length=1, max_length=16)
+
+
+class Egress(ApiModel):
+    """Only needed where a backend's host is a name outside the cluster: NetworkPolicies know addresses."""
+
+    postgres: Endpoint | None = None
+    milvus: Endpoint | None = None
+    provider: Endpoint | None = None
+
+
+class DataRegionSpec(ApiModel):
+    jurisdiction: Jurisdiction
+    default: bool = Field(default=False, description="Serves tenants that name neither region nor residency.")
+    postgres: PostgresServer
+    milvus: MilvusServer
+    provider: ModelProvider
+    embedding: EmbeddingModel
+    egress: Egress = Egress()
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict, max_length=16, description="For runtime Pods."
+    )
+
+
+class DataRegion(Resource):
+    """A jurisdiction with the PostgreSQL, Milvus and model provider that serve it."""
+
+    kind_name: ClassVar[str] = "DataRegion"
+    plural: ClassVar[str] = "dataregions"
+    short_names: ClassVar[tuple[str, ...]] = ("dr",)
+    columns: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("Jurisdiction", "string", ".spec.jurisdiction"),
+        ("Default", "boolean", ".spec.default"),
+        ("PostgreSQL", "string", ".spec.postgres.host"),
+        ("Milvus", "string", ".spec.milvus.uri"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: DataRegionSpec = Field(
+        json_schema_extra=rules(
+            rule(
+                "self.provider.models.exists(m, m.name == self.embedding.model)",
+                "spec.embedding.model must be listed, with its price, in spec.provider.models",
+            )
+        )
+    )

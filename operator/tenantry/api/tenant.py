@@ -1,0 +1,267 @@
+"""Tenant: one customer."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tenantry.api.base import ApiModel, Condition, Jurisdiction, ModelName, Resource, rule, rules
+from tenantry.api.region import Metric
+from tenantry.api.tier import (
+    Budget,
+    DatabaseIsolation,
+    Limits,
+    Quantity,
+    QuotaOverride,
+    Template,
+    VectorIsolation,
+)
+
+Name253 = Annotated[str, Field(min_length=1, max_length=253)]
+TierName = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class Owner(ApiModel):
+    """Who manages the tenant's workloads."""
+
+    kind: Literal["User", "Group", "ServiceAccount"]
+    name: Name253
+    namespace: str = Field(default="", max_length=63, description="Of a ServiceAccount.")
+
+
+class ExtraNamespace(ApiModel):
+    """An extra workload namespace, tenant-NAME--SUFFIX."""
+
+    suffix: str = Field(min_length=1, max_length=14, description="DNS label of at most 14 characters.")
+    weight: int = Field(
+        default=1, ge=1, le=100, description="Its share of the quota; the first namespace weighs 1."
+    )
+
+
+class Database(ApiModel):
+    isolation: DatabaseIsolation | None = Field(
+        default=None,
+        description="Schema or a Database of its own; the tier's if unset. Fixed at first provisioning.",
+    )
+
+
+class Vectors(ApiModel):
+    isolation: VectorIsolation | None = Field(
+        default=None,
+        description="Partition, Collection or Database; the tier's if unset. Fixed at first provisioning.",
+    )
+    embedding_model: ModelName | None = Field(default=None, description="The region's if unset.")
+    dimension: int | None = Field(
+        default=None, ge=2, le=32768, description="The region's if unset. Fixed at first provisioning."
+    )
+    metric: Metric | None = Field(default=None, description="The region's if unset.")
+
+
+class TenantModels(ApiModel):
+    allowed: tuple[ModelName, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="A part of the tier's models.",
+    )
+    default: ModelName | None = Field(default=None, description="Used where a call names no model.")
+
+
+class SystemPrompt(ApiModel):
+    template: Template
+
+
+class Retrieval(ApiModel):
+    """How documents are searched for an answer."""
+
+    top_k: int = Field(default=5, ge=1, le=50, description="Passages given to the model.")
+    min_score: float = Field(default=0.2, ge=-1, le=1, description="Passages that score lower are left out.")
+
+
+class Ai(ApiModel):
+    models: TenantModels = TenantModels()
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens_per_request: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="At most the tier's."
+    )
+    system_prompt: SystemPrompt | None = Field(
+        default=None, description="Replaces the tier's template, where the tier has that feature."
+    )
+    custom_instructions: str = Field(default="", max_length=8192, description="Added to the system prompt.")
+    retrieval: Retrieval = Retrieval()
+    limits: Limits = Field(default=Limits(), description="At most the tier's.")
+    budget: Budget | None = Field(default=None, description="At most the tier's.")
+
+
+class Compliance(ApiModel):
+    data_residency: Jurisdiction | None = Field(
+        default=None, description="The region must be of this jurisdiction."
+    )
+    certifications: tuple[Literal["HIPAA", "GDPR", "SOC2", "PCI-DSS"], ...] = Field(
+        default=(), max_length=4, json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+
+
+class Replicas(ApiModel):
+    min: int = Field(ge=1, le=50)
+
+
+class RuntimeResources(ApiModel):
+    cpu_request: Quantity | None = None
+    cpu_limit: Quantity | None = None
+    memory_request: Quantity | None = None
+    memory_limit: Quantity | None = None
+
+
+class Runtime(ApiModel):
+    replicas: Replicas | None = Field(default=None, description="The tier's if unset.")
+    resources: RuntimeResources = RuntimeResources()
+
+
+class Deletion(ApiModel):
+    policy: Literal["Retain", "Delete"] = Field(
+        default="Retain", description="What becomes of the data when the Tenant is deleted."
+    )
+
+
+def _fixed(path: str) -> dict[str, str]:
+    parts = path.split(".")
+    parent = ".".join(["self", *parts[:-1]])
+    old = ".".join(["oldSelf", *parts[:-1]])
+    leaf = parts[-1]
+    new_has, old_has = f"has({parent}.{leaf})", f"has({old}.{leaf})"
+    if len(parts) > 1:
+        new_has, old_has = f"has({parent}) && {new_has}", f"has({old}) && {old_has}"
+    return rule(
+        f"(({new_has}) == ({old_has})) && (!({new_has}) || {parent}.{leaf} == {old}.{leaf})",
+        f"spec.{path} can't be changed: it is fixed when the tenant is made",
+    )
+
+
+class TenantSpec(ApiModel):
+    display_name: str = Field(
+        min_length=1, max_length=128, description="The customer's name, as its prompts say it."
+    )
+    tier: TierName = Field(default="free", description="A TenantTier.")
+    region: TierName | None = Field(
+        default=None, description="A DataRegion; if unset, by compliance.dataResidency, else the default one."
+    )
+    owners: tuple[Owner, ...] = Field(
+        default=(), max_length=64, description="Who manages the tenant's workload namespaces."
+    )
+    suspended: bool = Field(default=False, description="The runtime refuses every call; nothing is lost.")
+    namespaces: tuple[ExtraNamespace, ...] = Field(
+        default=(), max_length=16, description="Extra workload namespaces."
+    )
+    quota: QuotaOverride = Field(default=QuotaOverride(), description="Within the tier's ceiling.")
+    database: Database = Database()
+    vectors: Vectors = Vectors()
+    ai: Ai = Ai()
+    compliance: Compliance = Compliance()
+    runtime: Runtime = Runtime()
+    deletion: Deletion = Deletion()
+    deletion_protection: bool = Field(
+        default=False, description="Deleting the Tenant is refused while this is true."
+    )
+
+
+class Pinned(ApiModel):
+    """What resolved at first provisioning; a change of tier keeps it."""
+
+    region: str = Field(max_length=63)
+    database_isolation: DatabaseIsolation
+    vector_isolation: VectorIsolation
+    embedding_model: str = Field(max_length=128)
+    dimension: int
+    metric: Metric
+    collection: str = Field(default="", max_length=255, description="Physical collection.")
+
+
+class Spend(ApiModel):
+    month: str = Field(max_length=7, description="YYYY-MM in the budget's time zone.")
+    amount: str = Field(max_length=32, description="US dollars, settled and reserved.")
+
+
+class TenantStatus(ApiModel):
+    observed_generation: int | None = None
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=32,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    tier: str = Field(default="", max_length=63, description="The tier in force.")
+    region: str = Field(default="", max_length=63, description="The region in force.")
+    endpoint: str = Field(default="", max_length=255, description="Base URL for the official openai SDK.")
+    namespaces: tuple[Annotated[str, Field(max_length=63)], ...] = Field(default=(), max_length=32)
+    database: str = Field(default="", max_length=255, description="Database and schema.")
+    vectors: str = Field(default="", max_length=512, description="Database, collection and partition.")
+    secrets: tuple[Annotated[str, Field(max_length=320)], ...] = Field(
+        default=(), max_length=32, description="NAMESPACE/NAME of the tenant's own Secrets."
+    )
+    pinned: Pinned | None = None
+    spend: Spend | None = None
+
+
+class Tenant(Resource):
+    """One customer: isolated namespaces, database, vectors and an AI runtime of its own."""
+
+    kind_name: ClassVar[str] = "Tenant"
+    plural: ClassVar[str] = "tenants"
+    short_names: ClassVar[tuple[str, ...]] = ("tn",)
+    columns: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("Tier", "string", ".spec.tier"),
+        ("Region", "string", ".status.region"),
+        ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
+        ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason"),
+        ("Spend", "string", ".status.spend.amount"),
+        ("Endpoint", "string", ".status.endpoint"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+    root_rules: ClassVar[tuple[dict[str, str], ...]] = (
+        rule("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters"),
+        rule("!self.metadata.name.contains('--')", 'metadata.name must not contain "--"'),
+        rule(
+            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name must be a DNS label: lower-case letters, digits and hyphens",
+        ),
+    )
+    default_status: ClassVar[dict[str, Any] | None] = {
+        "conditions": [
+            {
+                "type": "Ready", "status": "Unknown", "reason": "Pending",
+                "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z",
+            }
+        ]
+    }  # fmt: skip
+
+    spec: TenantSpec = Field(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.compliance) || !has(self.compliance.certifications) || "
+                "!('HIPAA' in self.compliance.certifications) || !has(self.compliance.dataResidency) || "
+                "self.compliance.dataResidency == 'US'",
+                "spec.compliance.dataResidency must be US for a tenant with the HIPAA certification",
+            ),
+            rule(
+                "!has(self.namespaces) || self.namespaces.all(a, self.namespaces.exists_one(b, b.suffix == a.suffix))",
+                "spec.namespaces must not name a suffix twice",
+            ),
+            rule(
+                "!has(self.namespaces) || self.namespaces.all(n, n.suffix.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')"
+                " && !n.suffix.contains('--'))",
+                'spec.namespaces[].suffix must be a DNS label without "--"',
+            ),
+            rule(
+                "!has(self.owners) || self.owners.all(o, (o.kind == 'ServiceAccount') == (has(o.__namespace__) && "
+                "o.__namespace__ != ''))",
+                "spec.owners[].namespace is needed for a ServiceAccount and only there",
+            ),
+            _fixed("database.isolation"),
+            _fixed("vectors.isolation"),
+            _fixed("vectors.dimension"),
+            _fixed("vectors.embeddingModel"),
+            _fixed("vectors.metric"),
+            _fixed("region"),
+        )
+    )
+    status: TenantStatus | None = None

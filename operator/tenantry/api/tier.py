@@ -1,0 +1,180 @@
+"""TenantTier: what a tenant gets when it says nothing, and how far it may go."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tenantry.api import quantity
+from tenantry.api.base import Amount, ApiModel, ModelName, Resource, rule, rules
+
+Quantity = Annotated[
+    str,
+    Field(
+        max_length=32,
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"self.matches(r'{quantity.PATTERN}')",
+                    "message": "must be a quantity such as 500m, 2 or 4Gi",
+                }
+            ]
+        },
+    ),
+]
+Template = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=16384,
+        description="Jinja2, sandboxed; variables: tenantName, tenantTier, customInstructions.",
+    ),
+]
+DatabaseIsolation = Literal["Schema", "Database"]
+VectorIsolation = Literal["Partition", "Collection", "Database"]
+
+
+class Quota(ApiModel):
+    """A tenant's total over all of its workload namespaces."""
+
+    cpu: Quantity = Field(description="Cores, requested and limited.")
+    memory: Quantity = Field(description="Bytes, requested and limited.")
+    pods: int = Field(ge=1, le=100000, description="Pods.")
+    storage: Quantity = Field(description="Bytes of all PersistentVolumeClaims.")
+    ephemeral_storage: Quantity = Field(default="10Gi", description="Bytes of local ephemeral storage.")
+
+
+class QuotaOverride(ApiModel):
+    """A part of a quota; what is unset stays as the tier has it."""
+
+    cpu: Quantity | None = Field(default=None, description="Cores, requested and limited.")
+    memory: Quantity | None = Field(default=None, description="Bytes, requested and limited.")
+    pods: int | None = Field(default=None, ge=1, le=100000, description="Pods.")
+    storage: Quantity | None = Field(default=None, description="Bytes of all PersistentVolumeClaims.")
+    ephemeral_storage: Quantity | None = Field(default=None, description="Bytes of local ephemeral storage.")
+
+
+class Limits(ApiModel):
+    """What a tenant may use of the model.  Unset means the tier's, and in a tier: no limit."""
+
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="Token bucket, refilled continuously."
+    )
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="Token bucket, refilled continuously."
+    )
+    tokens_per_day: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000_000_000,
+        description="Allowance for one calendar day in the budget's time zone.",
+    )
+    concurrency: int | None = Field(
+        default=None, ge=1, le=100_000, description="Calls under way at once, over all replicas."
+    )
+
+
+class Budget(ApiModel):
+    """Money for a calendar month."""
+
+    monthly: Amount
+    time_zone: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="IANA name, such as Europe/Berlin; UTC if unset.",
+    )
+    on_exceeded: Literal["Block", "AlertOnly"] | None = Field(
+        default=None, description="Block (the default) refuses calls that the budget can't pay."
+    )
+
+
+class Models(ApiModel):
+    """Which of the region's models."""
+
+    allowed: tuple[ModelName, ...] = Field(
+        min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    default: ModelName
+
+
+class Features(ApiModel):
+    """What a tier sells beyond amounts."""
+
+    own_prompt_template: bool = Field(
+        default=False, description="The tenant may replace the tier's system prompt template."
+    )
+    external_services: bool = Field(
+        default=False, description="The tenant may have Services of type LoadBalancer and NodePort."
+    )
+
+
+class Documents(ApiModel):
+    """How many files a tenant may keep, and how large each may be."""
+
+    files: int = Field(ge=0, le=100_000_000)
+    max_size: Quantity = Field(description="Bytes of one file, such as 10M.")
+
+
+class ResourceAmounts(ApiModel):
+    """For each runtime Pod."""
+
+    cpu_request: Quantity = "50m"
+    cpu_limit: Quantity = "1"
+    memory_request: Quantity = "160Mi"
+    memory_limit: Quantity = "512Mi"
+
+
+class RuntimeDefaults(ApiModel):
+    replicas: int = Field(default=1, ge=1, le=50, description="Replicas of the runtime.")
+    resources: ResourceAmounts = ResourceAmounts()
+
+
+class TenantTierSpec(ApiModel):
+    """Defaults and ceilings of one tier."""
+
+    description: str = Field(default="", max_length=256, description="One line for people.")
+    quota: Quota = Field(description="What a tenant of this tier gets.")
+    quota_ceiling: Quota | None = Field(
+        default=None, description="How far spec.quota of a tenant may go; unset: the quota itself."
+    )
+    database_isolation: DatabaseIsolation = Field(default="Schema", description="Level for new tenants.")
+    vector_isolation: VectorIsolation = Field(default="Partition", description="Level for new tenants.")
+    models: Models
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    max_tokens_per_request: int = Field(default=500, ge=1, le=1_000_000)
+    limits: Limits = Field(default=Limits(), description="Also the ceiling of a tenant's own limits.")
+    budget: Budget | None = Field(default=None, description="Also the ceiling of a tenant's own budget.")
+    features: Features = Features()
+    documents: Documents
+    system_prompt_template: Template
+    runtime: RuntimeDefaults = RuntimeDefaults()
+
+
+class TenantTier(Resource):
+    """Defaults and ceilings for the tenants that name it."""
+
+    kind_name: ClassVar[str] = "TenantTier"
+    plural: ClassVar[str] = "tenanttiers"
+    short_names: ClassVar[tuple[str, ...]] = ("tt",)
+    columns: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("Default model", "string", ".spec.models.default"),
+        ("Vectors", "string", ".spec.vectorIsolation"),
+        ("CPU", "string", ".spec.quota.cpu"),
+        ("Memory", "string", ".spec.quota.memory"),
+        ("Budget", "string", ".spec.budget.monthly"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+
+    spec: TenantTierSpec = Field(
+        json_schema_extra=rules(
+            rule(
+                "self.models.default in self.models.allowed",
+                "spec.models.default must be one of spec.models.allowed",
+            )
+        )
+    )
+
+
+def camel_dump(model: ApiModel) -> dict[str, Any]:
+    """As on the wire, unset fields left out."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
