@@ -264,6 +264,8 @@ def _unprivileged() -> list[str]:
     ]
     pass_through = _capability()
     if pass_through:
+        # Without the secure bit access(2), which initdb asks about its own programs, ignores the capability.
+        words += ["--securebits=+no_setuid_fixup"]
         words += [f"--inh-caps=+{pass_through}", f"--ambient-caps=+{pass_through}"]
     return [*words, "--"]
 
