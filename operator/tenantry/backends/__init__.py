@@ -1,0 +1,1 @@
+"""Effects: what the operator does to Kubernetes, PostgreSQL and Milvus."""

@@ -1,0 +1,29 @@
+"""How a backend says that it could not do what was asked."""
+
+from tenantry.api.conditions import STALLING, Reason
+
+
+class BackendError(Exception):
+    """One failure, as a condition will show it.
+
+    `message` is a sentence that says what to do; it names no other tenant, no admin and no secret.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    @property
+    def final(self) -> bool:
+        """No retry mends it: a person must."""
+        return self.reason in STALLING
+
+
+def foreign(what: str) -> BackendError:
+    """Something carries a name of ours and is not ours: it is left alone."""
+    return BackendError(
+        Reason.FOREIGN_OBJECT,
+        f"{what} exists and was not made for this Tenant, so it is left alone; remove or rename it, "
+        "or give the Tenant another name",
+    )

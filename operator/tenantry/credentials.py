@@ -1,0 +1,54 @@
+"""Passwords and keys, derived from one secret of the installation.
+
+Every credential is HMAC-SHA256(installation secret, purpose, owner's UID, slot or rotation).  So a crash between
+making a role and writing its Secret loses nothing, a lost Secret is written again as it was, and nothing has to
+be read back.  A Tenant made again under the same name has another UID, hence other credentials.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+MASTER_BYTES = 32
+
+
+def new_master() -> bytes:
+    return secrets.token_bytes(MASTER_BYTES)
+
+
+@dataclass(frozen=True, repr=False)
+class Credentials:
+    """Derives the credentials of one installation from its `master` secret (32 random bytes)."""
+
+    master: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.master) < MASTER_BYTES:
+            raise ValueError(f"the installation secret must have at least {MASTER_BYTES} bytes")
+
+    def _derive(self, *parts: str) -> str:
+        message = b"\0".join(part.encode() for part in parts)
+        digest = hmac.new(self.master, message, hashlib.sha256).digest()
+        return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+    def tenant_postgres(self, uid: str) -> str:
+        """Password of the tenant's own login role."""
+        return self._derive("postgres/tenant", uid)
+
+    def runtime_postgres(self, uid: str, slot: str) -> str:
+        """Password of the runtime's login role `slot` (a or b)."""
+        return self._derive("postgres/runtime", uid, slot)
+
+    def milvus(self, uid: str, slot: str) -> str:
+        """Password of the tenant's own Milvus user."""
+        return self._derive("milvus/tenant", uid, slot)
+
+    def shared_milvus(self, region_uid: str, collection: str) -> str:
+        """Password of the runtimes' user on a shared collection."""
+        return self._derive("milvus/shared", region_uid, collection)
+
+    def access_key(self, uid: str, rotation: str) -> str:
+        """The API key of one AccessKey: ``tk-`` and 256 bits."""
+        return "tk-" + self._derive("accesskey", uid, rotation)

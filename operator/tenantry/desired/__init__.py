@@ -1,0 +1,1 @@
+"""Pure builders: one resolved tenant in, what must exist out."""
