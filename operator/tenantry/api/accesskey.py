@@ -12,12 +12,15 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "embeddings", "documents")
 
 
 class AccessKeySpec(ApiModel):
+    """Who uses the key, for what, and until when."""
+
     user: str = Field(default="", max_length=128, description="Who uses the key; shown in the ledger.")
     scopes: tuple[Scope, ...] = Field(
         default=DEFAULT_SCOPES,
         min_length=1,
         max_length=7,
         json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="What the key may do.",
     )
     act_for_users: bool = Field(
         default=False, description="The key may name an end user in the header X-Tenantry-User."
@@ -26,10 +29,12 @@ class AccessKeySpec(ApiModel):
 
 
 class AccessKeyStatus(ApiModel):
-    observed_generation: int | None = None
-    secret_name: str = Field(
-        default="", max_length=253, description="The Secret that holds api-key and base-url."
+    """What the operator made of it; never the key itself."""
+
+    observed_generation: int | None = Field(
+        default=None, description="The metadata.generation that the operator last acted on."
     )
+    secret_name: str = Field(default="", max_length=253, description="The Secret that holds api-key and base-url.")
     rotation: str = Field(
         default="",
         max_length=256,
@@ -38,6 +43,7 @@ class AccessKeyStatus(ApiModel):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
+        description="What holds, as kstatus reads it; docs/reasons.md explains each reason.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 

@@ -44,12 +44,12 @@ class ApiModel(BaseModel):
 class Condition(ApiModel):
     """As in metav1.Condition."""
 
-    type: str = Field(max_length=64)
-    status: Literal["True", "False", "Unknown"]
-    reason: str = Field(default="", max_length=128)
-    message: str = Field(default="", max_length=2048)
-    last_transition_time: datetime | None = None
-    observed_generation: int | None = None
+    type: str = Field(max_length=64, description="What it is about, such as Ready.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: str = Field(default="", max_length=128, description="One word for programs.")
+    message: str = Field(default="", max_length=2048, description="A sentence that says what to do.")
+    last_transition_time: datetime | None = Field(default=None, description="When the status last changed.")
+    observed_generation: int | None = Field(default=None, description="The metadata.generation that this was seen for.")
 
 
 class Meta(ApiModel):

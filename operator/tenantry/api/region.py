@@ -26,7 +26,7 @@ class PostgresServer(ApiModel):
     """A PostgreSQL 15 or later (16 for production), with an admin that is no superuser."""
 
     host: Host = Field(description="As Pods reach it.")
-    port: Port = 5432
+    port: Port = Field(default=5432, description="TCP port.")
     database: str = Field(
         default="tenantry",
         min_length=1,
@@ -36,7 +36,9 @@ class PostgresServer(ApiModel):
     credentials_secret: SecretReference = Field(
         description="Secret with keys username and password, in the operator's namespace."
     )
-    sslmode: Literal["disable", "prefer", "require", "verify-full"] = "prefer"
+    sslmode: Literal["disable", "prefer", "require", "verify-full"] = Field(
+        default="prefer", description="As libpq has it; require or verify-full across a network."
+    )
 
 
 class MilvusServer(ApiModel):
@@ -48,14 +50,15 @@ class MilvusServer(ApiModel):
     )
     allow_unauthenticated: bool = Field(
         default=False,
-        description="Accept a Milvus without authentication. Whoever reaches its port then reads every tenant's vectors.",
+        description="Accept a Milvus without authentication. "
+        "Whoever reaches its port then reads every tenant's vectors.",
     )
 
 
 class ModelOffer(ApiModel):
     """One model, priced in US dollars per million tokens."""
 
-    name: ModelName
+    name: ModelName = Field(description="As the provider calls it.")
     input_per_million: Amount
     output_per_million: Amount = "0"
 
@@ -64,13 +67,12 @@ class ModelProvider(ApiModel):
     """An OpenAI-compatible endpoint."""
 
     base_url: str = Field(min_length=1, max_length=512, description="Such as https://api.openai.com/v1.")
-    credentials_secret: SecretReference = Field(
-        description="Secret with key api-key, in the operator's namespace."
-    )
+    credentials_secret: SecretReference = Field(description="Secret with key api-key, in the operator's namespace.")
     models: tuple[ModelOffer, ...] = Field(
         min_length=1,
         max_length=128,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="What it offers, with prices; a model that is not listed is refused.",
     )
     prices_from: date = Field(description="The day from which these prices hold.")
 
@@ -78,16 +80,16 @@ class ModelProvider(ApiModel):
 class EmbeddingModel(ApiModel):
     """The region's default for documents and queries; it must be priced in provider.models."""
 
-    model: ModelName
-    dimension: int = Field(ge=2, le=32768)
-    metric: Metric = "COSINE"
+    model: ModelName = Field(description="As the provider calls it.")
+    dimension: int = Field(ge=2, le=32768, description="Numbers in each of its vectors.")
+    metric: Metric = Field(default="COSINE", description="How Milvus compares two vectors.")
 
 
 class Endpoint(ApiModel):
     """Where the packets of one backend may go."""
 
-    cidrs: tuple[Cidr, ...] = Field(min_length=1, max_length=32)
-    ports: tuple[Port, ...] = Field(min_length=1, max_length=16)
+    cidrs: tuple[Cidr, ...] = Field(min_length=1, max_length=32, description="Such as 203.0.113.0/24.")
+    ports: tuple[Port, ...] = Field(min_length=1, max_length=16, description="TCP ports.")
 
 
 class Egress(ApiModel):
@@ -99,7 +101,9 @@ class Egress(ApiModel):
 
 
 class DataRegionSpec(ApiModel):
-    jurisdiction: Jurisdiction
+    """Where data lies and what serves it."""
+
+    jurisdiction: Jurisdiction = Field(description="Whose law the data is under.")
     default: bool = Field(default=False, description="Serves tenants that name neither region nor residency.")
     postgres: PostgresServer
     milvus: MilvusServer

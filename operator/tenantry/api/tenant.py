@@ -23,21 +23,21 @@ TierName = Annotated[str, Field(min_length=1, max_length=63)]
 class Owner(ApiModel):
     """Who manages the tenant's workloads."""
 
-    kind: Literal["User", "Group", "ServiceAccount"]
-    name: Name253
-    namespace: str = Field(default="", max_length=63, description="Of a ServiceAccount.")
+    kind: Literal["User", "Group", "ServiceAccount"] = Field(description="As in a RoleBinding's subjects.")
+    name: Name253 = Field(description="As the API server knows it.")
+    namespace: str = Field(default="", max_length=63, description="Of a ServiceAccount, and only there.")
 
 
 class ExtraNamespace(ApiModel):
     """An extra workload namespace, tenant-NAME--SUFFIX."""
 
     suffix: str = Field(min_length=1, max_length=14, description="DNS label of at most 14 characters.")
-    weight: int = Field(
-        default=1, ge=1, le=100, description="Its share of the quota; the first namespace weighs 1."
-    )
+    weight: int = Field(default=1, ge=1, le=100, description="Its share of the quota; the first namespace weighs 1.")
 
 
 class Database(ApiModel):
+    """The tenant's part of the region's PostgreSQL."""
+
     isolation: DatabaseIsolation | None = Field(
         default=None,
         description="Schema or a Database of its own; the tier's if unset. Fixed at first provisioning.",
@@ -45,6 +45,8 @@ class Database(ApiModel):
 
 
 class Vectors(ApiModel):
+    """The tenant's part of the region's Milvus, and what its vectors are made with."""
+
     isolation: VectorIsolation | None = Field(
         default=None,
         description="Partition, Collection or Database; the tier's if unset. Fixed at first provisioning.",
@@ -57,6 +59,8 @@ class Vectors(ApiModel):
 
 
 class TenantModels(ApiModel):
+    """Which of the tier's models."""
+
     allowed: tuple[ModelName, ...] | None = Field(
         default=None,
         min_length=1,
@@ -68,6 +72,8 @@ class TenantModels(ApiModel):
 
 
 class SystemPrompt(ApiModel):
+    """A template of the tenant's own."""
+
     template: Template
 
 
@@ -79,11 +85,11 @@ class Retrieval(ApiModel):
 
 
 class Ai(ApiModel):
+    """What the tenant's runtime does and may spend."""
+
     models: TenantModels = TenantModels()
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    max_tokens_per_request: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="At most the tier's."
-    )
+    temperature: float | None = Field(default=None, ge=0, le=2, description="The tier's if unset.")
+    max_tokens_per_request: int | None = Field(default=None, ge=1, le=1_000_000, description="At most the tier's.")
     system_prompt: SystemPrompt | None = Field(
         default=None, description="Replaces the tier's template, where the tier has that feature."
     )
@@ -94,31 +100,42 @@ class Ai(ApiModel):
 
 
 class Compliance(ApiModel):
-    data_residency: Jurisdiction | None = Field(
-        default=None, description="The region must be of this jurisdiction."
-    )
+    """Rules that the tenant is under."""
+
+    data_residency: Jurisdiction | None = Field(default=None, description="The region must be of this jurisdiction.")
     certifications: tuple[Literal["HIPAA", "GDPR", "SOC2", "PCI-DSS"], ...] = Field(
-        default=(), max_length=4, json_schema_extra={"x-kubernetes-list-type": "set"}
+        default=(),
+        max_length=4,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="HIPAA demands a region in the US.",
     )
 
 
 class Replicas(ApiModel):
-    min: int = Field(ge=1, le=50)
+    """How many runtime Pods."""
+
+    min: int = Field(ge=1, le=50, description="How many at least.")
 
 
 class RuntimeResources(ApiModel):
-    cpu_request: Quantity | None = None
-    cpu_limit: Quantity | None = None
-    memory_request: Quantity | None = None
-    memory_limit: Quantity | None = None
+    """For each runtime Pod; what is unset stays as the tier has it."""
+
+    cpu_request: Quantity | None = Field(default=None, description="Cores set aside.")
+    cpu_limit: Quantity | None = Field(default=None, description="Cores at most.")
+    memory_request: Quantity | None = Field(default=None, description="Bytes set aside.")
+    memory_limit: Quantity | None = Field(default=None, description="Bytes at most.")
 
 
 class Runtime(ApiModel):
+    """The tenant's runtime Deployment."""
+
     replicas: Replicas | None = Field(default=None, description="The tier's if unset.")
     resources: RuntimeResources = RuntimeResources()
 
 
 class Deletion(ApiModel):
+    """What a deletion leaves."""
+
     policy: Literal["Retain", "Delete"] = Field(
         default="Retain", description="What becomes of the data when the Tenant is deleted."
     )
@@ -139,9 +156,9 @@ def _fixed(path: str) -> dict[str, str]:
 
 
 class TenantSpec(ApiModel):
-    display_name: str = Field(
-        min_length=1, max_length=128, description="The customer's name, as its prompts say it."
-    )
+    """What the customer gets; most of it has a default in the tier."""
+
+    display_name: str = Field(min_length=1, max_length=128, description="The customer's name, as its prompts say it.")
     tier: TierName = Field(default="free", description="A TenantTier.")
     region: TierName | None = Field(
         default=None, description="A DataRegion; if unset, by compliance.dataResidency, else the default one."
@@ -150,9 +167,7 @@ class TenantSpec(ApiModel):
         default=(), max_length=64, description="Who manages the tenant's workload namespaces."
     )
     suspended: bool = Field(default=False, description="The runtime refuses every call; nothing is lost.")
-    namespaces: tuple[ExtraNamespace, ...] = Field(
-        default=(), max_length=16, description="Extra workload namespaces."
-    )
+    namespaces: tuple[ExtraNamespace, ...] = Field(default=(), max_length=16, description="Extra workload namespaces.")
     quota: QuotaOverride = Field(default=QuotaOverride(), description="Within the tier's ceiling.")
     database: Database = Database()
     vectors: Vectors = Vectors()
@@ -160,39 +175,46 @@ class TenantSpec(ApiModel):
     compliance: Compliance = Compliance()
     runtime: Runtime = Runtime()
     deletion: Deletion = Deletion()
-    deletion_protection: bool = Field(
-        default=False, description="Deleting the Tenant is refused while this is true."
-    )
+    deletion_protection: bool = Field(default=False, description="Deleting the Tenant is refused while this is true.")
 
 
 class Pinned(ApiModel):
     """What resolved at first provisioning; a change of tier keeps it."""
 
-    region: str = Field(max_length=63)
-    database_isolation: DatabaseIsolation
-    vector_isolation: VectorIsolation
-    embedding_model: str = Field(max_length=128)
-    dimension: int
-    metric: Metric
+    region: str = Field(max_length=63, description="The DataRegion that holds the data.")
+    database_isolation: DatabaseIsolation = Field(description="Level of the database.")
+    vector_isolation: VectorIsolation = Field(description="Level of the vectors.")
+    embedding_model: str = Field(max_length=128, description="Documents and queries use it.")
+    dimension: int = Field(description="Numbers in each vector.")
+    metric: Metric = Field(description="How two vectors are compared.")
     collection: str = Field(default="", max_length=255, description="Physical collection.")
 
 
 class Spend(ApiModel):
+    """What the month has cost so far."""
+
     month: str = Field(max_length=7, description="YYYY-MM in the budget's time zone.")
     amount: str = Field(max_length=32, description="US dollars, settled and reserved.")
 
 
 class TenantStatus(ApiModel):
-    observed_generation: int | None = None
+    """What the operator saw to hold; never a secret."""
+
+    observed_generation: int | None = Field(
+        default=None, description="The metadata.generation that the operator last acted on."
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=32,
+        description="What holds, as kstatus reads it; docs/reasons.md explains each reason.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     tier: str = Field(default="", max_length=63, description="The tier in force.")
     region: str = Field(default="", max_length=63, description="The region in force.")
     endpoint: str = Field(default="", max_length=255, description="Base URL for the official openai SDK.")
-    namespaces: tuple[Annotated[str, Field(max_length=63)], ...] = Field(default=(), max_length=32)
+    namespaces: tuple[Annotated[str, Field(max_length=63)], ...] = Field(
+        default=(), max_length=32, description="Workload and runtime namespaces."
+    )
     database: str = Field(default="", max_length=255, description="Database and schema.")
     vectors: str = Field(default="", max_length=512, description="Database, collection and partition.")
     secrets: tuple[Annotated[str, Field(max_length=320)], ...] = Field(

@@ -92,9 +92,12 @@ class Models(ApiModel):
     """Which of the region's models."""
 
     allowed: tuple[ModelName, ...] = Field(
-        min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}
+        min_length=1,
+        max_length=64,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="What its tenants may use; each needs a price in the region.",
     )
-    default: ModelName
+    default: ModelName = Field(description="Used where neither call nor tenant names one.")
 
 
 class Features(ApiModel):
@@ -111,20 +114,22 @@ class Features(ApiModel):
 class Documents(ApiModel):
     """How many files a tenant may keep, and how large each may be."""
 
-    files: int = Field(ge=0, le=100_000_000)
+    files: int = Field(ge=0, le=100_000_000, description="How many.")
     max_size: Quantity = Field(description="Bytes of one file, such as 10M.")
 
 
 class ResourceAmounts(ApiModel):
     """For each runtime Pod."""
 
-    cpu_request: Quantity = "50m"
-    cpu_limit: Quantity = "1"
-    memory_request: Quantity = "160Mi"
-    memory_limit: Quantity = "512Mi"
+    cpu_request: Quantity = Field(default="50m", description="Cores set aside.")
+    cpu_limit: Quantity = Field(default="1", description="Cores at most.")
+    memory_request: Quantity = Field(default="160Mi", description="Bytes set aside.")
+    memory_limit: Quantity = Field(default="512Mi", description="Bytes at most.")
 
 
 class RuntimeDefaults(ApiModel):
+    """The tenant's runtime Deployment."""
+
     replicas: int = Field(default=1, ge=1, le=50, description="Replicas of the runtime.")
     resources: ResourceAmounts = ResourceAmounts()
 
@@ -140,8 +145,10 @@ class TenantTierSpec(ApiModel):
     database_isolation: DatabaseIsolation = Field(default="Schema", description="Level for new tenants.")
     vector_isolation: VectorIsolation = Field(default="Partition", description="Level for new tenants.")
     models: Models
-    temperature: float = Field(default=0.7, ge=0, le=2)
-    max_tokens_per_request: int = Field(default=500, ge=1, le=1_000_000)
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Used where neither call nor tenant names one.")
+    max_tokens_per_request: int = Field(
+        default=500, ge=1, le=1_000_000, description="Tokens of one answer at most; also a tenant's ceiling."
+    )
     limits: Limits = Field(default=Limits(), description="Also the ceiling of a tenant's own limits.")
     budget: Budget | None = Field(default=None, description="Also the ceiling of a tenant's own budget.")
     features: Features = Features()
