@@ -110,9 +110,7 @@ def choose_region(tenant: Tenant, regions: dict[str, DataRegion]) -> DataRegion 
             fitting = [r for r in fitting if r.spec.default]
         if not fitting:
             what = f"of jurisdiction {residency}" if residency else "with spec.default: true"
-            return Problem(
-                Reason.UNKNOWN_REGION, f"There is no DataRegion {what}; create one or set spec.region"
-            )
+            return Problem(Reason.UNKNOWN_REGION, f"There is no DataRegion {what}; create one or set spec.region")
         never = datetime.max
         region = min(
             fitting,
@@ -149,9 +147,7 @@ def resolve(
     tier = tiers.get(spec.tier)
     if tier is None:
         known = ", ".join(sorted(tiers)) or "none"
-        problems.append(
-            Problem(Reason.UNKNOWN_TIER, f"TenantTier {spec.tier!r} does not exist (there are: {known})")
-        )
+        problems.append(Problem(Reason.UNKNOWN_TIER, f"TenantTier {spec.tier!r} does not exist (there are: {known})"))
     if tier is None or isinstance(region, Problem):
         return tuple(problems)
 

@@ -35,7 +35,7 @@ _KEPT = (
 """What the API server understands, in the order in which it is written."""
 
 _API_VERSION: Schema = {"description": f"Always {GROUP}/{VERSION}.", "type": "string", "maxLength": 64}
-_METADATA: Schema = {"description": "Standard object's metadata.", "type": "object"}
+_METADATA: Schema = {"type": "object"}
 
 
 def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -83,16 +83,16 @@ def _settle_default(schema: Schema) -> None:
     An object defaults to {} where something within has a default, so that `kubectl get -o yaml` shows what holds;
     null, "" and empty collections mean what absence means.
     """
-    if "default" not in schema:
-        return
-    if schema["type"] == "object":
+    default = schema.get("default")
+    if schema["type"] == "object" and isinstance(default, dict):
         within = schema.get("properties", {}).values()
-        if any("default" in value for value in within):
-            schema["default"] = {}
-        else:
-            del schema["default"]
-    elif schema["default"] is None or schema["default"] in ("", [], ()):
-        del schema["default"]
+        default = {} if any("default" in value for value in within) else None
+    elif default in ("", [], ()):
+        default = None
+    if default is None:
+        schema.pop("default", None)
+    else:
+        schema["default"] = default
 
 
 def unbounded(schema: Schema, path: str = "") -> Iterator[str]:

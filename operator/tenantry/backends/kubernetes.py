@@ -1,0 +1,264 @@
+"""Objects of the API server: compared first, applied server-side, never over what is not ours."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tenantry import names
+from tenantry.api.conditions import Reason
+from tenantry.backends import kinds
+from tenantry.backends.compare import holds
+from tenantry.backends.connection import ApiError, Connection, Json
+from tenantry.backends.errors import BackendError, foreign
+from tenantry.backends.kinds import Kind
+from tenantry.backends.observed import Key, Observed, key
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+SECRET_RIGHTS_SECONDS = 5
+"""How long a new RoleBinding may take to reach the authorizer."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was written: `made` and `changed` on purpose, `corrected` because it had drifted."""
+
+    made: tuple[Key, ...] = ()
+    changed: tuple[Key, ...] = ()
+    corrected: tuple[Key, ...] = ()
+
+
+def owned(obj: Json, uid: str) -> bool:
+    """Made by us for this Tenant: by the annotation, or, where somebody took that away, by the field manager."""
+    meta = obj["metadata"]
+    said = meta.get("annotations", {}).get(names.UID_ANNOTATION)
+    if said is not None:
+        return bool(said == uid)
+    return any(
+        m.get("manager") == names.MANAGER and m.get("operation") == "Apply" for m in meta.get("managedFields", ())
+    )
+
+
+class KubernetesBackend:
+    """Writes go through here; what they answer goes into `observed` at once."""
+
+    def __init__(self, connection: Connection, observed: Observed) -> None:
+        self.connection = connection
+        self.observed = observed
+        self._applied: dict[Key, str] = {}
+
+    # -- reading ---------------------------------------------------------------
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Json | None:
+        """One object, or None."""
+        try:
+            return await self.connection.request("get", kind.path(namespace, name), resource=kind.plural)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list_all(self, kind: Kind, selector: str = "") -> list[Json]:
+        """All objects of a kind; list items lack apiVersion and kind, so they are put back."""
+        found: list[Json] = []
+        params = {"limit": "500"}
+        if selector:
+            params["labelSelector"] = selector
+        while True:
+            page = await self.connection.request("list", kind.path(), resource=kind.plural, params=params)
+            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items", [])]
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return found
+            params = {**params, "continue": token}
+
+    # -- a tenant's objects ----------------------------------------------------
+
+    async def ensure(self, objects: Sequence[Json], uid: str) -> Applied:
+        """Make every object hold: namespaces first, then the rest at once.
+
+        Raises BackendError (FOREIGN_OBJECT, QUOTA_EXCEEDED) or ApiError; what was written stays.
+        """
+        first = [o for o in objects if o["kind"] == "Namespace"]
+        rest = [o for o in objects if o["kind"] != "Namespace"]
+        results = [await self._each(first, uid), await self._each(rest, uid)]
+        return Applied(
+            tuple(k for r in results for k, how in r if how == "made"),
+            tuple(k for r in results for k, how in r if how == "changed"),
+            tuple(k for r in results for k, how in r if how == "corrected"),
+        )
+
+    async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
+        answers = await asyncio.gather(*(self._ensure(o, uid) for o in objects), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [a for a in answers if not isinstance(a, BaseException)]
+
+    async def _ensure(self, desired: Json, uid: str) -> tuple[Key, str]:
+        kind, k = kinds.of(desired), key(desired)
+        digest = hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
+        before, self._applied[k] = self._applied.get(k), digest
+        seen = self.observed.get(k) if kind.watched else await self.get(kind, k[1], k[2])
+        if seen is not None and seen["metadata"].get("deletionTimestamp"):
+            raise BackendError(Reason.WAITING, f"{k[0]} {k[2]} is being deleted; it is made again once it is gone")
+        if seen is None:
+            made = await self._create(kind, desired, uid)
+            if made is not None:
+                return k, "corrected" if before else "made"
+            seen = await self.get(kind, k[1], k[2])
+            if seen is None:
+                raise BackendError(Reason.RETRYING, f"{k[0]} {k[2]} vanished while it was made; it is tried again")
+        if not owned(seen, uid):
+            raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
+        self._keep(kind, seen)
+        if holds(desired, seen, kind.exact):
+            return k, "held"
+        await self._update(kind, desired, seen)
+        return k, "corrected" if before == digest else "changed"
+
+    async def _create(self, kind: Kind, desired: Json, uid: str) -> Json | None:
+        """Apply with a resourceVersion that only a new object accepts; None if there is one already."""
+        body = {**desired, "metadata": {**desired["metadata"], "resourceVersion": "1"}}
+        try:
+            made = await self.apply(kind, body)
+        except ApiError as error:
+            if error.status == 409:
+                return None
+            raise explained(error, desired) from None
+        if not owned(made, uid):
+            raise foreign(f"{desired['kind']} {desired['metadata']['name']}")
+        return made
+
+    async def _update(self, kind: Kind, desired: Json, seen: Json) -> None:
+        body = {**desired, "metadata": {**desired["metadata"], "uid": seen["metadata"]["uid"]}}
+        try:
+            now = await self.apply(kind, body)
+            if kind.exact and not holds(desired, now, True):
+                # Server-side apply leaves what another manager added: take it out.
+                patch = [
+                    {"op": "test", "path": "/metadata/uid", "value": now["metadata"]["uid"]},
+                    *(
+                        {
+                            "op": "add" if field in desired else "remove",
+                            "path": f"/{field}",
+                            "value": desired.get(field),
+                        }
+                        for field in sorted({*desired, *now} - {"metadata", "status", "apiVersion", "kind"})
+                    ),
+                ]
+                meta = desired["metadata"]
+                now = await self.connection.request(
+                    "patch",
+                    kind.path(meta.get("namespace", ""), meta["name"]),
+                    resource=kind.plural,
+                    body=patch,
+                    content_type=JSON_PATCH,
+                    params={"fieldManager": names.MANAGER},
+                )
+                self._keep(kind, now)
+        except ApiError as error:
+            raise explained(error, desired) from None
+
+    async def apply(self, kind: Kind, body: Json) -> Json:
+        """Server-side apply with our field manager; forced, since what we name is ours to say."""
+        meta = body["metadata"]
+        seen = await self.connection.request(
+            "apply",
+            kind.path(meta.get("namespace", ""), meta["name"]),
+            resource=kind.plural,
+            body=body,
+            content_type=APPLY,
+            params={"fieldManager": names.MANAGER, "force": "true"},
+        )
+        self._keep(kind, seen)
+        return seen
+
+    def _keep(self, kind: Kind, seen: Json) -> None:
+        if kind.watched:
+            self.observed.put({"apiVersion": kind.api_version, "kind": kind.kind, **seen})
+
+    async def delete(self, kind: Kind, obj: Json) -> None:
+        """Delete this very object; another one of its name is left alone."""
+        meta = obj["metadata"]
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": meta["uid"]},
+        }
+        try:
+            await self.connection.request(
+                "delete", kind.path(meta.get("namespace", ""), meta["name"]), resource=kind.plural, body=body
+            )
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    # -- Secrets, which nobody watches --------------------------------------------
+
+    async def ensure_secret(self, desired: Json, uid: str) -> bool:
+        """Whether it was written.  Read each time: the operator may not list Secrets."""
+        for attempt in range(SECRET_RIGHTS_SECONDS * 5):
+            try:
+                _, how = await self._ensure(desired, uid)
+                return how != "held"
+            except ApiError as error:
+                if error.status != 403 or attempt == SECRET_RIGHTS_SECONDS * 5 - 1:
+                    raise
+                await asyncio.sleep(0.2)
+        return False
+
+    # -- what the operator writes on its own kinds ------------------------------------
+
+    async def merge(self, kind: Kind, obj: Json, patch: Json, subresource: str = "") -> Json:
+        """A merge patch that only this very object (by UID) takes."""
+        meta = obj["metadata"]
+        patch = {**patch, "metadata": {**patch.get("metadata", {}), "uid": meta["uid"]}}
+        return await self.connection.request(
+            "patch",
+            kind.path(meta.get("namespace", ""), meta["name"], subresource),
+            resource=f"{kind.plural}/{subresource}" if subresource else kind.plural,
+            body=patch,
+            content_type=MERGE,
+            params={"fieldManager": names.MANAGER},
+        )
+
+    async def create(self, kind: Kind, obj: Json) -> Json | None:
+        """Create it; None if there is one of its name already."""
+        try:
+            return await self.connection.request(
+                "create",
+                kind.path(obj["metadata"].get("namespace", "")),
+                resource=kind.plural,
+                body=obj,
+                params={"fieldManager": names.MANAGER},
+            )
+        except ApiError as error:
+            if error.status == 409 and error.reason == "AlreadyExists":
+                return None
+            raise
+
+    def forget(self, tenant_objects: Iterable[Json]) -> None:
+        for obj in tenant_objects:
+            self._applied.pop(key(obj), None)
+
+
+def explained(error: ApiError, obj: Json) -> Exception:
+    """A refusal that a person can mend, as a condition will say it; else the error itself."""
+    what = f"{obj['kind']} {obj['metadata']['name']}"
+    if error.status == 403 and "exceeded quota" in error.message:
+        return BackendError(Reason.QUOTA_EXCEEDED, f"{what} was refused: {error.message}")
+    if error.status == 422:
+        return BackendError(Reason.INVALID_SPEC, f"{what} was refused: {error.message}")
+    if error.status == 409:
+        return BackendError(Reason.RETRYING, f"{what} was changed by somebody else meanwhile; it is tried again")
+    return error
+
+
+def selector() -> str:
+    """Of everything that the operator made for tenants."""
+    return f"{names.MANAGED_BY_LABEL}={names.MANAGER},{names.TENANT_LABEL}"

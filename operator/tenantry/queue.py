@@ -1,0 +1,98 @@
+"""A keyed work queue: each key at most once in line and at most once under way; failures back off with jitter."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 60.0
+
+
+class Queue:
+    """`work(key)` returns the seconds after which to look again, or None; an exception backs off."""
+
+    def __init__(
+        self,
+        work: Callable[[str], Awaitable[float | None]],
+        workers: int,
+        *,
+        depth: Callable[[int], None] = lambda number: None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._work = work
+        self._workers = workers
+        self._depth = depth
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._ready: asyncio.Queue[str] = asyncio.Queue()
+        self._waiting: set[str] = set()
+        self._running: set[str] = set()
+        self._again: set[str] = set()
+        self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
+        self._failures: dict[str, int] = {}
+
+    def add(self, key: str, delay: float = 0) -> None:
+        """Put it in line, now or later.  The earliest of several wishes wins."""
+        if delay > 0:
+            loop = asyncio.get_running_loop()
+            due = loop.time() + delay
+            pending = self._timers.get(key)
+            if pending and pending[0] <= due:
+                return
+            if pending:
+                pending[1].cancel()
+            self._timers[key] = (due, loop.call_at(due, self._fire, key))
+            return
+        if pending := self._timers.pop(key, None):
+            pending[1].cancel()
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.put_nowait(key)
+            self._depth(len(self._waiting))
+
+    def _fire(self, key: str) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def backoff(self, key: str) -> float:
+        """The next pause after a failure: doubles up to a minute, and between half and all of it."""
+        count = self._failures[key] = self._failures.get(key, 0) + 1
+        longest: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(count - 1, 10))
+        return longest * self._rng.uniform(0.5, 1)
+
+    def succeeded(self, key: str) -> None:
+        self._failures.pop(key, None)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._running
+
+    async def run(self) -> None:
+        """Until cancelled; work under way is cancelled with it."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._workers):
+                group.create_task(self._worker())
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._waiting.discard(key)
+            self._running.add(key)
+            self._depth(len(self._waiting))
+            delay: float | None = None
+            try:
+                delay = await self._work(key)
+            except Exception:
+                logger.exception("The work on %s failed; it is tried again", key)
+                delay = self.backoff(key)
+            finally:
+                self._running.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            elif delay is not None:
+                self.add(key, delay)
