@@ -110,8 +110,7 @@ class Server:
             if time.monotonic() > deadline:
                 self.stop()
                 raise PostgresError(
-                    f"PostgreSQL did not answer within {timeout:.0f} s. {self.log} ends:\n"
-                    f"{process.tail(self.log)}"
+                    f"PostgreSQL did not answer within {timeout:.0f} s. {self.log} ends:\n{process.tail(self.log)}"
                 )
             time.sleep(0.1)
 
@@ -234,15 +233,11 @@ def prepare_admin(server: Server, password: str) -> None:
     admin = sql.Identifier(ADMIN)
     with server.connect() as connection:
         # The server gets the SCRAM verifier: the password itself must not reach its log.
-        verifier = connection.pgconn.encrypt_password(
-            password.encode(), ADMIN.encode(), b"scram-sha-256"
-        ).decode()
+        verifier = connection.pgconn.encrypt_password(password.encode(), ADMIN.encode(), b"scram-sha-256").decode()
         known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (ADMIN,)).fetchone()
         verb = sql.SQL("ALTER" if known else "CREATE")
         connection.execute(
-            sql.SQL("{} ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}").format(
-                verb, admin, sql.Literal(verifier)
-            )
+            sql.SQL("{} ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}").format(verb, admin, sql.Literal(verifier))
         )
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), admin))
