@@ -35,10 +35,12 @@ def started(pid: int) -> str | None:
     if sys.platform == "linux":
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
+            fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+            # While threads of an ended process remain, so do its ports and files.
+            gone = fields[0] in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1
         except (FileNotFoundError, ProcessLookupError):
             return None
-        fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
-        return None if fields[0] in "ZX" else fields[19]
+        return None if gone else fields[19]
     found = subprocess.run(
         ["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout.strip()
