@@ -1,0 +1,127 @@
+"""What one runtime is told: its configuration row, and its credentials file."""
+
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import SecretStr
+
+from tenantry import names
+from tenantry.api import quantity
+from tenantry.credentials import Credentials
+from tenantry.desired.meta import DesiredError
+from tenantry.desired.secrets import postgres_database
+from tenantry.desired.vectors import Place
+from tenantry.resolve import Resolved
+from tenantry_runtime import config
+
+TOKENS = 1_000_000
+"""Prices are given for so many."""
+
+
+def configuration(resolved: Resolved) -> config.Configuration:
+    """Raises DesiredError for a price that is no whole number of nano-dollars per token."""
+    budget, limits = resolved.budget, resolved.limits
+    return config.Configuration(
+        tenant=resolved.name,
+        tenant_uid=resolved.uid,
+        display_name=resolved.display_name,
+        tier=resolved.tier,
+        region=resolved.region,
+        suspended=resolved.suspended,
+        default_model=resolved.default_model,
+        allowed_models=resolved.allowed_models,
+        prices=prices(resolved),
+        prices_version=resolved.region_spec.provider.prices_from.isoformat(),
+        temperature=resolved.temperature,
+        max_tokens_per_request=resolved.max_tokens_per_request,
+        prompt=config.Prompt(template=resolved.template, custom_instructions=resolved.custom_instructions),
+        retrieval=config.Retrieval(top_k=resolved.retrieval.top_k, min_score=resolved.retrieval.min_score),
+        limits=config.Limits(
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+            tokens_per_day=limits.tokens_per_day,
+            concurrency=limits.concurrency,
+        ),
+        budget=None
+        if budget is None
+        else config.Budget(
+            monthly_nano=config.nano_dollars(budget.monthly),
+            time_zone=budget.time_zone or "UTC",
+            on_exceeded=budget.on_exceeded or "Block",
+        ),
+        documents=config.Documents(
+            max_files=resolved.documents.files,
+            max_file_bytes=int(quantity.parse(resolved.documents.max_size)),
+        ),
+        embedding=config.Embedding(
+            model=resolved.vectors.embedding_model,
+            dimension=resolved.vectors.dimension,
+            metric=_metric(resolved.vectors.metric),
+        ),
+    )
+
+
+def prices(resolved: Resolved) -> dict[str, config.ModelPrice]:
+    """Of the models that this tenant may call; what else the region offers is not its business."""
+    wanted = {*resolved.allowed_models, resolved.vectors.embedding_model}
+    return {
+        offer.name: config.ModelPrice(
+            input_nano=_nano_per_token(resolved, offer.name, "inputPerMillion", offer.input_per_million),
+            output_nano=_nano_per_token(resolved, offer.name, "outputPerMillion", offer.output_per_million),
+        )
+        for offer in sorted(resolved.region_spec.provider.models, key=lambda offer: offer.name)
+        if offer.name in wanted
+    }
+
+
+def _nano_per_token(resolved: Resolved, model: str, field: str, dollars: str) -> int:
+    nano = Decimal(dollars) * config.NANO / TOKENS
+    if nano != nano.to_integral_value():
+        raise DesiredError(
+            f"DataRegion {resolved.region!r}: {field} of model {model!r} is {dollars} dollars per million tokens, "
+            "which is no whole number of nano-dollars per token; give it at most three decimals"
+        )
+    return int(nano)
+
+
+def _metric(metric: str) -> Literal["COSINE", "IP", "L2"]:
+    if metric == "COSINE" or metric == "IP" or metric == "L2":
+        return metric
+    raise DesiredError(f"spec.vectors.metric {metric!r} is none of COSINE, IP, L2")
+
+
+def credentials(
+    resolved: Resolved,
+    derived: Credentials,
+    place: Place,
+    login: tuple[str, str],
+    provider_api_key: str,
+    slot: Literal["a", "b"] = "a",
+) -> config.Credentials:
+    """`login` is the Milvus user and password that the vector plan gives the runtime; empty where there is none."""
+    server = resolved.region_spec.postgres
+    schema = names.runtime_schema(resolved.name)
+    return config.Credentials(
+        postgres=config.Postgres(
+            host=server.host,
+            port=server.port,
+            database=postgres_database(resolved),
+            user=f"{schema}_{slot}",
+            password=SecretStr(derived.runtime_postgres(resolved.uid, slot)),
+            schema_name=schema,
+            sslmode=server.sslmode,
+        ),
+        milvus=config.Milvus(
+            uri=resolved.region_spec.milvus.uri,
+            user=login[0],
+            password=SecretStr(login[1]),
+            database=place.database,
+            collection=place.collection,
+            partition=place.partition,
+            tag=place.tag,
+        ),
+        provider=config.Provider(
+            base_url=resolved.region_spec.provider.base_url,
+            api_key=SecretStr(provider_api_key),
+        ),
+    )

@@ -1,0 +1,46 @@
+"""All Kubernetes objects of one tenant, in the order in which they are applied."""
+
+from tenantry.desired import namespaces, network, quota, rbac, scrape, workload
+from tenantry.desired.meta import Json
+from tenantry.desired.options import Options
+from tenantry.resolve import Resolved
+
+
+def namespace_objects(resolved: Resolved, options: Options) -> list[Json]:
+    """The namespaces, the operator's right to their Secrets, then quotas, walls and the owners' rights.
+
+    Raises DesiredError where the region's endpoints can't be put into a NetworkPolicy.
+    """
+    return [
+        *namespaces.namespaces(resolved),
+        *rbac.operator_bindings(resolved, options),
+        *quota.workload_quotas(resolved),
+        quota.runtime_quota(resolved, workload.ephemeral_limit(resolved)),
+        *quota.limit_ranges(resolved),
+        *network.policies(resolved, options),
+        *rbac.owner_bindings(resolved),
+    ]
+
+
+def runtime_objects(resolved: Resolved, options: Options, credentials_digest: str) -> list[Json]:
+    """Service, Deployment, and what goes with them.  The Secret `runtime` must be there before (see secrets.py)."""
+    optional = (workload.disruption_budget(resolved), scrape.monitor(resolved, options))
+    return [
+        workload.service(resolved),
+        workload.deployment(resolved, options, credentials_digest),
+        *(made for made in optional if made is not None),
+    ]
+
+
+def unwanted(resolved: Resolved, options: Options) -> list[tuple[str, str, str, str]]:
+    """What may be left from an earlier spec and must go: (apiVersion, kind, namespace, name)."""
+    space = resolved.runtime_namespace
+    gone = []
+    if workload.disruption_budget(resolved) is None:
+        gone.append(("policy/v1", "PodDisruptionBudget", space, scrape.NAME))
+    gone += [
+        ("monitoring.coreos.com/v1", kind, space, scrape.NAME)
+        for kind in ("PodMonitor", "ServiceMonitor")
+        if kind != options.monitor
+    ]
+    return gone
