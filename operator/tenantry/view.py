@@ -29,11 +29,14 @@ class View:
         self.keys: dict[str, dict[str, AccessKey]] = defaultdict(dict)
         """By namespace and name."""
         self._digests: dict[tuple[str, str, str], str] = {}
+        self._versions: dict[tuple[str, str, str], tuple[str, int]] = {}
 
     def put(self, kind: Kind, obj: Json) -> set[str]:
         """Keep it; the tenants whom it concerns, empty if nothing that we read has changed."""
         meta = obj["metadata"]
         where = (kind.kind, meta.get("namespace", ""), meta["name"])
+        if self._older(where, meta):
+            return set()
         relevant = {"spec": obj.get("spec"), **{k: meta.get(k) for k in _READ}}
         digest = f"{relevant}"
         fresh = self._digests.get(where) != digest
@@ -44,6 +47,7 @@ class View:
             logger.error("%s %s is not understood: %s", kind.kind, meta["name"], error.errors()[0]["msg"])
             return set()
         self._digests[where] = digest
+        self._versions[where] = (meta.get("uid", ""), _number(meta))
         if isinstance(model, Tenant):
             self.tenants[model.name] = model
         elif isinstance(model, TenantTier):
@@ -54,11 +58,17 @@ class View:
             self.keys[model.metadata.namespace][model.name] = model
         return self.concerned(kind, meta) if fresh else set()
 
+    def _older(self, where: tuple[str, str, str], meta: Json) -> bool:
+        """A watch's event may come after the answer to our own, later write."""
+        uid, version = self._versions.get(where, ("", 0))
+        return uid == meta.get("uid", "") and _number(meta) < version
+
     def drop(self, kind: Kind, meta: Json) -> set[str]:
         """It is gone; the tenants whom that concerns."""
         name, namespace = meta["name"], meta.get("namespace", "")
         concerned = self.concerned(kind, meta)
         self._digests.pop((kind.kind, namespace, name), None)
+        self._versions.pop((kind.kind, namespace, name), None)
         if kind is TENANT:
             self.tenants.pop(name, None)
         elif kind is TIER:
@@ -99,6 +109,11 @@ class View:
         for obj in objects:
             changed |= self.put(kind, obj)
         return changed
+
+
+def _number(meta: Json) -> int:
+    text = str(meta.get("resourceVersion", ""))
+    return int(text) if text.isdigit() else 0
 
 
 _READ = ("uid", "generation", "deletionTimestamp", "finalizers", "annotations", "labels")

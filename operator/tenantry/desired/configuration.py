@@ -53,10 +53,12 @@ def configuration(resolved: Resolved) -> config.Configuration:
             max_files=resolved.documents.files,
             max_file_bytes=int(quantity.parse(resolved.documents.max_size)),
         ),
-        embedding=config.Embedding(
-            model=resolved.vectors.embedding_model,
-            dimension=resolved.vectors.dimension,
-            metric=_metric(resolved.vectors.metric),
+        embedding=config.Embedding.model_validate(
+            {
+                "model": resolved.vectors.embedding_model,
+                "dimension": resolved.vectors.dimension,
+                "metric": resolved.vectors.metric,
+            }
         ),
     )
 
@@ -82,12 +84,6 @@ def _nano_per_token(resolved: Resolved, model: str, field: str, dollars: str) ->
             "which is no whole number of nano-dollars per token; give it at most three decimals"
         )
     return int(nano)
-
-
-def _metric(metric: str) -> Literal["COSINE", "IP", "L2"]:
-    if metric == "COSINE" or metric == "IP" or metric == "L2":
-        return metric
-    raise DesiredError(f"spec.vectors.metric {metric!r} is none of COSINE, IP, L2")
 
 
 def credentials(

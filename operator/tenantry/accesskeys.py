@@ -1,0 +1,164 @@
+"""AccessKeys: a Secret beside each, a hash in the tenant's runtime schema, and `default` for every tenant."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tenantry import names
+from tenantry.api import AccessKey, Reason
+from tenantry.backends.connection import ApiError
+from tenantry.backends.kinds import ACCESS_KEY
+from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.credentials import Credentials
+from tenantry.desired import secrets
+from tenantry.resolve import Resolved
+from tenantry.view import View
+from tenantry_runtime.config import AccessKeyRow, key_sha256
+
+logger = logging.getLogger(__name__)
+Json = dict[str, Any]
+DEFAULT = "default"
+MOST_KEYS = 200
+"""Of one tenant, the oldest first: every row is looked at when a key is."""
+
+Sync = Callable[[Sequence[AccessKeyRow]], Awaitable[bool]]
+
+
+class AccessKeys:
+    def __init__(self, backend: KubernetesBackend, view: View, derived: Credentials, believed_seconds: float) -> None:
+        self._backend = backend
+        self._view = view
+        self._derived = derived
+        self._believed = believed_seconds
+        self._synced: dict[str, tuple[str, float]] = {}
+        self._secrets: dict[str, tuple[str, float]] = {}
+
+    def due(self, resolved: Resolved) -> float | None:
+        """Seconds until the next key expires."""
+        now = datetime.now(UTC)
+        times = [
+            (k.spec.expires_at - now).total_seconds()
+            for k in self._of(resolved)
+            if k.spec.expires_at and k.spec.expires_at > now
+        ]
+        return min(times, default=None)
+
+    def forget(self, uid: str) -> None:
+        self._synced.pop(uid, None)
+
+    async def sync(self, resolved: Resolved, write: Sync) -> None:
+        """Rows first, so that a deleted key stops at once; then Secrets and what each key's status says."""
+        if DEFAULT not in self._view.keys.get(resolved.home, {}):
+            await self._make_default(resolved)
+        keys = self._of(resolved)
+        now = datetime.now(UTC)
+        valid = [k for k in keys if not (k.spec.expires_at and k.spec.expires_at <= now)]
+        counted, over = valid[:MOST_KEYS], valid[MOST_KEYS:]
+        rows = [self._row(k) for k in counted]
+        digest = hashlib.sha256(repr(rows).encode()).hexdigest()
+        seen = self._synced.get(resolved.uid)
+        if not seen or seen[0] != digest or time.monotonic() - seen[1] > self._believed:
+            if await write(rows):
+                logger.info("The keys of the tenant were written: %d are valid", len(rows))
+            self._synced[resolved.uid] = (digest, time.monotonic())
+        for k in counted:
+            await self._secret(resolved, k)
+            await self._say(k, "True", Reason.IN_FORCE, "The key works")
+        for k in over:
+            await self._say(k, "False", Reason.TOO_MANY_KEYS, f"A tenant has at most {MOST_KEYS} keys; delete some")
+        for k in keys:
+            if k not in valid:
+                await self._say(k, "False", Reason.EXPIRED, "spec.expiresAt has passed; the key is refused")
+
+    def _of(self, resolved: Resolved) -> list[AccessKey]:
+        found = [k for w in resolved.workloads for k in self._view.keys.get(w.name, {}).values()]
+        return sorted(
+            (k for k in found if not k.metadata.deletion_timestamp),
+            key=lambda k: (str(k.metadata.creation_timestamp), k.metadata.namespace, k.name),
+        )
+
+    def _key(self, key: AccessKey) -> str:
+        return self._derived.access_key(key.uid, key.metadata.annotations.get(names.ROTATE_ANNOTATION, ""))
+
+    def _row(self, key: AccessKey) -> AccessKeyRow:
+        return AccessKeyRow(
+            uid=key.uid,
+            name=key.name,
+            namespace=key.metadata.namespace,
+            key_sha256=key_sha256(self._key(key)),
+            user_name=key.spec.user,
+            scopes=tuple(sorted(key.spec.scopes)),
+            act_for_users=key.spec.act_for_users,
+            expires_at=key.spec.expires_at.timestamp() if key.spec.expires_at else None,
+        )
+
+    async def _make_default(self, resolved: Resolved) -> None:
+        made = await self._backend.create(
+            ACCESS_KEY,
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": "AccessKey",
+                "metadata": {
+                    "name": DEFAULT,
+                    "namespace": resolved.home,
+                    "labels": {names.TENANT_LABEL: resolved.name, names.MANAGED_BY_LABEL: names.MANAGER},
+                    "annotations": {names.UID_ANNOTATION: resolved.uid},
+                },
+                "spec": {"user": DEFAULT},
+            },
+        )
+        if made is None:
+            made = await self._backend.get(ACCESS_KEY, resolved.home, DEFAULT)
+        if made:
+            self._view.put(ACCESS_KEY, made)
+
+    async def _secret(self, resolved: Resolved, key: AccessKey) -> None:
+        desired = secrets.access_key(resolved, key, self._key(key), names.endpoint(resolved.name))
+        digest = hashlib.sha256(repr(desired).encode()).hexdigest()
+        seen = self._secrets.get(key.uid)
+        if seen and seen[0] == digest and time.monotonic() - seen[1] < self._believed:
+            return
+        if await self._backend.ensure_secret(desired, resolved.uid):
+            logger.info("The Secret of AccessKey %s was written", key.name)
+        self._secrets[key.uid] = (digest, time.monotonic())
+
+    async def _say(self, key: AccessKey, status: Literal["True", "False"], reason: Reason, message: str) -> None:
+        rotation = key.metadata.annotations.get(names.ROTATE_ANNOTATION, "")
+        old = next((c for c in (key.status.conditions if key.status else ()) if c.type == "Ready"), None)
+        name = f"accesskey-{key.name}" if status == "True" else ""
+        if (
+            old
+            and key.status
+            and (old.status, old.reason) == (status, str(reason))
+            and (key.status.rotation, key.status.secret_name) == (rotation, name)
+            and key.status.observed_generation == key.metadata.generation
+        ):
+            return
+        changed = old.last_transition_time if old and old.status == status and old.last_transition_time else None
+        when = (changed or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        wanted = {
+            "observedGeneration": key.metadata.generation,
+            "secretName": name,
+            "rotation": rotation[:256],
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": status,
+                    "reason": str(reason),
+                    "message": message,
+                    "lastTransitionTime": when,
+                    "observedGeneration": key.metadata.generation,
+                }
+            ],
+        }
+        meta = {"name": key.name, "namespace": key.metadata.namespace, "uid": key.uid}
+        try:
+            answer = await self._backend.merge(ACCESS_KEY, {"metadata": meta}, {"status": wanted}, "status")
+        except ApiError as error:
+            if error.status in (404, 409):
+                return
+            raise
+        self._view.put(ACCESS_KEY, answer)

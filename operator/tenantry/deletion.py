@@ -1,0 +1,100 @@
+"""The end of a Tenant: data first, then what serves it, then the finalizer.  Each step can be done again."""
+
+import logging
+from datetime import UTC, datetime
+
+from tenantry import names
+from tenantry.api import Reason, Tenant
+from tenantry.api.conditions import Type
+from tenantry.backends.connection import ApiError
+from tenantry.backends.errors import BackendError
+from tenantry.backends.kinds import CRD, NAMESPACE, TENANT
+from tenantry.backends.kubernetes import KubernetesBackend, owned
+from tenantry.regions import Regions
+from tenantry.status import Outcome
+from tenantry.view import View
+
+logger = logging.getLogger(__name__)
+
+
+class Deletion:
+    def __init__(self, backend: KubernetesBackend, view: View, regions: Regions) -> None:
+        self._backend = backend
+        self._view = view
+        self._regions = regions
+
+    async def run(self, tenant: Tenant) -> Outcome | None:
+        """What is still to be done, or None when the finalizer is off.
+
+        Raises BackendError and ApiError: the finalizer stays until every step was seen done.
+        """
+        if held := await self._held(tenant):
+            return held
+        await self._data(tenant)
+        left = await self._namespaces(tenant)
+        if left:
+            return Outcome(
+                Type.READY, "False", Reason.DELETING, f"Waits for namespaces to end: {', '.join(sorted(left))}"
+            )
+        await self._release(tenant)
+        return None
+
+    async def _held(self, tenant: Tenant) -> Outcome | None:
+        if tenant.spec.deletion_protection:
+            # Deleting the CRD reaches the objects without asking admission.
+            return Outcome(
+                Type.READY,
+                "False",
+                Reason.DELETION_PROTECTED,
+                "spec.deletionProtection is true, so nothing is removed; set it to false to let the deletion go on",
+            )
+        crd = await self._backend.get(CRD, "", f"{TENANT.plural}.{names.GROUP}")
+        if crd and crd["metadata"].get("deletionTimestamp"):
+            return Outcome(
+                Type.READY,
+                "False",
+                Reason.DELETION_PROTECTED,
+                "The CustomResourceDefinition itself is being deleted, so nothing of the tenant is removed; "
+                "docs/install.md says how to go on",
+            )
+        return None
+
+    async def _data(self, tenant: Tenant) -> None:
+        pinned = tenant.status.pinned if tenant.status else None
+        if pinned is None:
+            # What is pinned is written before anything is made outside of Kubernetes.
+            return
+        region = self._view.regions.get(pinned.region)
+        if region is None:
+            raise BackendError(
+                Reason.UNKNOWN_REGION,
+                f"DataRegion {pinned.region!r}, which holds this tenant's data, does not exist; create it again so "
+                "that the data can be dealt with",
+            )
+        backends = await self._regions.get(region)
+        policy = tenant.spec.deletion.policy
+        await backends.postgres.remove(tenant.name, tenant.uid, pinned.database_isolation, policy)
+        await backends.milvus.remove(tenant.uid, pinned.collection, pinned.vector_isolation, policy)
+
+    async def _namespaces(self, tenant: Tenant) -> set[str]:
+        """Those of ours that are still there.  Asked of the API server, since what is missed stays for ever."""
+        found = await self._backend.list_all(NAMESPACE, f"{names.TENANT_LABEL}={tenant.name}")
+        ours = [n for n in found if owned(n, tenant.uid)]
+        for namespace in ours:
+            if not namespace["metadata"].get("deletionTimestamp"):
+                await self._backend.delete(NAMESPACE, namespace)
+        return {n["metadata"]["name"] for n in ours}
+
+    async def _release(self, tenant: Tenant) -> None:
+        rest = [f for f in tenant.metadata.finalizers if f != names.FINALIZER]
+        meta = {"name": tenant.name, "uid": tenant.uid}
+        patch = {"metadata": {"finalizers": rest or None, "resourceVersion": tenant.metadata.resource_version}}
+        try:
+            await self._backend.merge(TENANT, {"metadata": meta}, patch)
+        except ApiError as error:
+            if error.status == 404:
+                return
+            raise
+        logger.info(
+            "The tenant is gone (policy %s) since %s", tenant.spec.deletion.policy, datetime.now(UTC).isoformat()
+        )

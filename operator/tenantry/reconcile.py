@@ -1,0 +1,252 @@
+"""One tenant, level-triggered: look, compare, apply, report.  Any step may have been done before."""
+
+import logging
+import random
+import time
+import uuid
+from datetime import UTC, datetime
+
+from tenantry import log, names
+from tenantry import status as statuses
+from tenantry.api import Reason, Tenant
+from tenantry.api.conditions import Type
+from tenantry.api.tenant import Pinned
+from tenantry.backends.connection import ApiError, Json
+from tenantry.backends.errors import BackendError
+from tenantry.backends.kinds import TENANT
+from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.deletion import Deletion
+from tenantry.events import Events
+from tenantry.metrics import Metrics
+from tenantry.queue import Queue
+from tenantry.resolve import Problem, Resolved, resolve
+from tenantry.status import Report
+from tenantry.subsystems import Subsystems, Work, failed
+from tenantry.view import View
+from tenantry_runtime.prompt import PromptError, check
+
+logger = logging.getLogger(__name__)
+
+STALLED_SECONDS = 30
+"""How soon a stalled tenant is looked at again: what a person mends outside of Kubernetes sends no event."""
+
+DELETING_SECONDS = 2
+
+
+class Reconciler:
+    def __init__(
+        self,
+        view: View,
+        kubernetes: KubernetesBackend,
+        subsystems: Subsystems,
+        deletion: Deletion,
+        events: Events,
+        metrics: Metrics,
+        resync_seconds: float,
+    ) -> None:
+        self.view = view
+        self.kubernetes = kubernetes
+        self.subsystems = subsystems
+        self.deletion = deletion
+        self.events = events
+        self.metrics = metrics
+        self.resync_seconds = resync_seconds
+        self.queue: Queue | None = None
+        self._templates: dict[str, str] = {}
+        self._spend: dict[str, float] = {}
+
+    async def __call__(self, name: str) -> float | None:
+        """Reconcile one tenant by name; the seconds after which to look again."""
+        log.tenant.set(name)
+        log.reconcile_id.set(uuid.uuid4().hex[:12])
+        tenant = self.view.tenants.get(name)
+        if tenant is None:
+            self.metrics.conditions.pop(name, None)
+            return None
+        with self.metrics.reconcile_seconds.time():
+            if tenant.metadata.deletion_timestamp:
+                return await self._delete(tenant)
+            return await self._provision(tenant)
+
+    # -- being there ------------------------------------------------------------------
+
+    async def _provision(self, tenant: Tenant) -> float | None:
+        report = Report(pinned=tenant.status.pinned if tenant.status else None)
+        found = resolve(tenant, self.view.tiers, self.view.regions)
+        if isinstance(found, Resolved):
+            found = self._prompt(found) or found
+        if not isinstance(found, Resolved):
+            report.problems = found
+            return await self._finish(tenant, report)
+        report.resolved = found
+        await self._claim(tenant)
+        if report.pinned is None:
+            await self._pin(tenant, report, pins(found))
+        work = Work(
+            tenant,
+            found,
+            self.view.regions[found.region],
+            report,
+            lambda pinned: self._pin(tenant, report, pinned),
+        )
+        await self.subsystems.run(work)
+        report.resolved = work.resolved
+        return await self._finish(tenant, report)
+
+    def _prompt(self, resolved: Resolved) -> tuple[Problem, ...] | None:
+        """The template is tried before it is handed on: a bad one leaves the old prompt serving."""
+        if resolved.template not in self._templates:
+            if len(self._templates) > 1000:
+                self._templates.clear()
+            try:
+                check(resolved.template)
+                self._templates[resolved.template] = ""
+            except PromptError as error:
+                self._templates[resolved.template] = str(error)
+        if message := self._templates[resolved.template]:
+            return (Problem(Reason.INVALID_TEMPLATE, f"The system prompt template can't be used: {message}"),)
+        return None
+
+    async def _claim(self, tenant: Tenant) -> None:
+        """The finalizer, before anything is made."""
+        if names.FINALIZER in tenant.metadata.finalizers:
+            return
+        patch: Json = {
+            "metadata": {
+                "finalizers": [*tenant.metadata.finalizers, names.FINALIZER],
+                "resourceVersion": tenant.metadata.resource_version,
+            }
+        }
+        self._keep(await self.kubernetes.merge(TENANT, _reference(tenant), patch))
+
+    async def _pin(self, tenant: Tenant, report: Report, pinned: Pinned) -> None:
+        answer = await self.kubernetes.merge(
+            TENANT, _reference(tenant), {"status": {"pinned": pinned.model_dump(by_alias=True)}}, "status"
+        )
+        report.pinned = pinned
+        self._keep(answer)
+
+    async def _finish(self, tenant: Tenant, report: Report) -> float | None:
+        await self._write(tenant, report)
+        result = "ready" if report.ready else "stalled" if report.stalled else "waiting"
+        self.metrics.reconciles.labels(result).inc()
+        assert self.queue is not None
+        if result == "waiting":
+            kinds = {o.reason for o in report.outcomes.values() if not o.good}
+            if kinds <= {Reason.ROLLING_OUT, Reason.WAITING}:
+                return 5.0
+            return self.queue.backoff(tenant.name)
+        self.queue.succeeded(tenant.name)
+        later = self._later()
+        if result == "stalled":
+            return min(later, STALLED_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        expiry = self.subsystems.keys.due(report.resolved) if report.resolved else None
+        return min(later, expiry + 0.05) if expiry is not None else later
+
+    def _later(self) -> float:
+        """The resync, spread so that a thousand tenants don't come at once."""
+        return self.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+
+    async def _write(self, tenant: Tenant, report: Report) -> None:
+        now = datetime.now(UTC)
+        stored = self.view.tenants.get(tenant.name)
+        if stored is None or stored.uid != tenant.uid:
+            return
+        old = stored.status.spend if stored.status else None
+        if report.spend and old and report.spend != old:
+            if time.monotonic() - self._spend.get(tenant.uid, -1e9) < statuses.SPEND_SECONDS:
+                report.spend = old
+            else:
+                self._spend[tenant.uid] = time.monotonic()
+        after = statuses.build(tenant, report, now)
+        before = statuses.current(stored)
+        patch = statuses.patch(before, after)
+        self.metrics.conditions[tenant.name] = ()
+        if patch is not None:
+            try:
+                self._keep(await self.kubernetes.merge(TENANT, _reference(tenant), {"status": patch}, "status"))
+            except ApiError as error:
+                if error.status == 404:
+                    return
+                raise
+            await self._tell(stored, after)
+        current = self.view.tenants.get(tenant.name)
+        if current and current.status:
+            self.metrics.conditions[tenant.name] = current.status.conditions
+
+    async def _tell(self, tenant: Tenant, after: Json) -> None:
+        before = tenant.status.conditions if tenant.status else ()
+        for c in statuses.transitions(before, after["conditions"]):
+            if c["type"] == Type.READY and c["status"] == "True":
+                await self.events.tell("Tenant", tenant.name, tenant.uid, "Normal", c["reason"], c["message"])
+                logger.info("Ready")
+            elif c["type"] == Type.STALLED and c["status"] == "True":
+                await self.events.tell("Tenant", tenant.name, tenant.uid, "Warning", c["reason"], c["message"])
+                logger.warning("Stalled: %s: %s", c["reason"], c["message"])
+            elif c["type"] in statuses.SUBSYSTEMS and c["status"] == "False":
+                logger.info("%s: %s: %s", c["type"], c["reason"], c["message"])
+
+    def _keep(self, answer: Json) -> None:
+        """What the API server answered is newer than what the watch has said."""
+        self.view.put(TENANT, answer)
+
+    # -- ceasing to be ------------------------------------------------------------------
+
+    async def _delete(self, tenant: Tenant) -> float | None:
+        assert self.queue is not None
+        if names.FINALIZER not in tenant.metadata.finalizers:
+            return None
+        self.subsystems.verified.forget(tenant.uid)
+        self.subsystems.keys.forget(tenant.uid)
+        self.kubernetes.forget(self.kubernetes.observed.of_tenant(tenant.name))
+        try:
+            left = await self.deletion.run(tenant)
+        except (BackendError, ApiError) as error:
+            left = failed(Type.READY, error)
+            await self._write_ending(tenant, left)
+            return self.queue.backoff(tenant.name)
+        if left is None:
+            self.metrics.conditions.pop(tenant.name, None)
+            self.queue.succeeded(tenant.name)
+            return None
+        await self._write_ending(tenant, left)
+        return STALLED_SECONDS if left.stalls else DELETING_SECONDS
+
+    async def _write_ending(self, tenant: Tenant, left: statuses.Outcome) -> None:
+        """Only Ready, Reconciling and Stalled speak of the deletion."""
+        stored = self.view.tenants.get(tenant.name) or tenant
+        before = stored.status.conditions if stored.status else ()
+        report = Report()
+        if left.stalls:
+            report.problems = (Problem(left.reason, left.message),)
+        else:
+            report.outcomes[Type.NAMESPACES] = left
+        now = datetime.now(UTC)
+        made = [c for c in statuses.conditions(report, before, tenant.metadata.generation, now) if c["type"] != "Ready"]
+        head = statuses.conditions(report, before, tenant.metadata.generation, now)[0]
+        keep = [c for c in statuses.current(stored).get("conditions", []) if c["type"] in statuses.SUBSYSTEMS]
+        conditions = [head, *(c for c in made if c["type"] in ("Reconciling", "Stalled")), *keep]
+        if conditions != statuses.current(stored).get("conditions"):
+            try:
+                patch = {"status": {"conditions": conditions}}
+                self._keep(await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status"))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+
+
+def pins(resolved: Resolved) -> Pinned:
+    """What a later change of tier leaves as it is."""
+    return Pinned(
+        region=resolved.region,
+        database_isolation=resolved.database_isolation,
+        vector_isolation=resolved.vectors.isolation,
+        embedding_model=resolved.vectors.embedding_model,
+        dimension=resolved.vectors.dimension,
+        metric=resolved.vectors.metric,  # type: ignore[arg-type]
+        collection=resolved.collection,
+    )
+
+
+def _reference(tenant: Tenant) -> Json:
+    return {"metadata": {"name": tenant.name, "uid": tenant.uid}}

@@ -1,0 +1,170 @@
+"""The operator as a process: `python -m tenantry.run`."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import ValidationError
+
+from tenantry import installation, log
+from tenantry.accesskeys import AccessKeys
+from tenantry.backends.connection import ApiError, Connection
+from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.backends.observed import Observed
+from tenantry.deletion import Deletion
+from tenantry.desired.options import Options
+from tenantry.events import Events
+from tenantry.handlers import Watches, resync, watch
+from tenantry.leader import Leader, LostLeadership
+from tenantry.metrics import Metrics
+from tenantry.queue import Queue
+from tenantry.reconcile import Reconciler
+from tenantry.regions import Regions
+from tenantry.settings import Settings
+from tenantry.subsystems import Subsystems
+from tenantry.view import View
+
+logger = logging.getLogger(__name__)
+
+
+class Operator:
+    """Everything wired together; `lead()` is the work of a leader."""
+
+    def __init__(self, settings: Settings, connection: Connection | None = None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.connection = connection or Connection(counted=self.metrics.count_request)
+        self.identity = settings.pod or socket.gethostname()
+        self.observed = Observed()
+        self.view = View()
+        self.kubernetes = KubernetesBackend(self.connection, self.observed)
+        self.regions = Regions(self.kubernetes, settings.namespace, settings.partitions_per_collection)
+        self.leader = Leader(self.connection, settings.namespace, self.identity, settings.lease_seconds)
+        self.leading = False
+
+    async def lead(self) -> None:
+        """List, then reconcile for ever."""
+        settings = self.settings
+        derived = await installation.credentials(self.kubernetes, settings.namespace)
+        believed = settings.resync_seconds * 0.75
+        keys = AccessKeys(self.kubernetes, self.view, derived, believed)
+        options = Options(
+            runtime_image=settings.runtime_image,
+            image_pull_policy=settings.image_pull_policy,
+            operator_namespace=settings.namespace,
+            operator_service_account=settings.service_account,
+            monitor=settings.monitor,
+            prometheus_namespace=settings.prometheus_namespace,
+            prometheus_cidrs=tuple(c.strip() for c in settings.prometheus_cidrs.split(",") if c.strip()),
+        )
+        reconciler = Reconciler(
+            self.view,
+            self.kubernetes,
+            Subsystems(self.kubernetes, self.regions, derived, options, keys, self.metrics, believed),
+            Deletion(self.kubernetes, self.view, self.regions),
+            Events(self.kubernetes, self.identity),
+            self.metrics,
+            settings.resync_seconds,
+        )
+        queue = Queue(reconciler, settings.workers, depth=self.metrics.queue_depth.set)
+        reconciler.queue = queue
+        watches = Watches(self.kubernetes, self.view, self.observed, queue)
+        await watches.relist(first=True)
+        logger.info("%d tenants are there", len(self.view.tenants))
+        self.leading = True
+        self.metrics.leader.set(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch(watches, self.connection, self.identity))
+            group.create_task(resync(watches, settings.resync_seconds))
+            group.create_task(queue.run())
+
+    async def run(self) -> None:
+        """Until cancelled, or until another replica leads (LostLeadership)."""
+        servers = await serve(self)
+        try:
+            await self.leader.acquire()
+            keeping = asyncio.create_task(self.leader.keep())
+            leading = asyncio.create_task(self.lead())
+            try:
+                done, _ = await asyncio.wait({keeping, leading}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (leading, keeping):
+                    task.cancel()
+                await asyncio.gather(leading, keeping, return_exceptions=True)
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(self.leader.release(), 5)
+        finally:
+            for server in servers:
+                await server.cleanup()
+            await self.regions.close()
+            await self.connection.close()
+
+
+async def serve(operator: Operator) -> list[web.AppRunner]:
+    """Probes and metrics, on ports of their own.  A standby is ready too: it is ready to take over."""
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def scraped(_: web.Request) -> web.Response:
+        body = generate_latest(operator.metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    runners = []
+    for port, routes in (
+        (operator.settings.health_port, [web.get("/healthz", alive), web.get("/readyz", alive)]),
+        (operator.settings.metrics_port, [web.get("/metrics", scraped)]),
+    ):
+        app = web.Application()
+        app.add_routes(routes)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, operator.settings.listen, port).start()
+        runners.append(runner)
+    return runners
+
+
+async def _main(settings: Settings) -> int:
+    operator = Operator(settings)
+    task = asyncio.create_task(operator.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logger.info("Ended on request")
+        return 0
+    except LostLeadership as error:
+        logger.error("Ends: %s", error)
+        return 1
+    except ApiError as error:
+        logger.error("Ends: the API server said %d: %s", error.status, error.message)
+        return 1
+    except Exception:
+        logger.exception("Ends: a part of the operator failed")
+        return 1
+    return 0
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "TENANTRY_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{name}: {problem['msg']}", file=sys.stderr)
+        return 2
+    log.configure(settings.log_level)
+    return asyncio.run(_main(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

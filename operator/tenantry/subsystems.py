@@ -1,0 +1,311 @@
+"""The four things that a tenant consists of, each brought about and looked at on its own.
+
+A failure of one is its own condition: it delays neither the others nor another tenant.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tenantry.accesskeys import AccessKeys
+from tenantry.api import DataRegion, Reason, Tenant
+from tenantry.api.base import Condition
+from tenantry.api.conditions import Type
+from tenantry.api.tenant import Pinned, Spend
+from tenantry.backends import kinds
+from tenantry.backends.connection import ApiError
+from tenantry.backends.errors import BackendError
+from tenantry.backends.kubernetes import KubernetesBackend, owned
+from tenantry.backends.observed import key
+from tenantry.credentials import Credentials
+from tenantry.desired import configuration, database, kubernetes, secrets, vectors
+from tenantry.desired.meta import DesiredError
+from tenantry.desired.options import Options
+from tenantry.metrics import Metrics
+from tenantry.regions import Backends, Regions
+from tenantry.resolve import Resolved
+from tenantry.status import Outcome, Report
+
+logger = logging.getLogger(__name__)
+Json = dict[str, Any]
+
+
+class Verified:
+    """What was seen to hold lately, so that an event on one thing costs no look at all the others."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: dict[tuple[str, str], tuple[str, float]] = {}
+
+    def holds(self, uid: str, what: str, digest: str) -> bool:
+        seen = self._seen.get((uid, what))
+        return seen is not None and seen[0] == digest and time.monotonic() - seen[1] < self._seconds
+
+    def note(self, uid: str, what: str, digest: str) -> None:
+        self._seen[uid, what] = (digest, time.monotonic())
+
+    def forget(self, uid: str) -> None:
+        for k in [k for k in self._seen if k[0] == uid]:
+            del self._seen[k]
+
+
+@dataclass
+class Work:
+    """One reconcile of one tenant."""
+
+    tenant: Tenant
+    resolved: Resolved
+    region: DataRegion
+    report: Report
+    pin: Callable[[Pinned], Awaitable[None]]
+
+    def digest(self, *more: object) -> str:
+        return hashlib.sha256(repr((self.resolved, *more)).encode()).hexdigest()
+
+
+def memory(backends: Backends) -> tuple[int, int]:
+    """Tells two sets of backends apart: a changed region is looked at anew."""
+    return id(backends.postgres), id(backends.milvus)
+
+
+class Subsystems:
+    def __init__(
+        self,
+        kubernetes_backend: KubernetesBackend,
+        regions: Regions,
+        derived: Credentials,
+        options: Options,
+        keys: AccessKeys,
+        metrics: Metrics,
+        believed_seconds: float,
+    ) -> None:
+        self.kubernetes = kubernetes_backend
+        self.regions = regions
+        self.derived = derived
+        self.options = options
+        self.keys = keys
+        self.metrics = metrics
+        self.verified = Verified(believed_seconds)
+
+    async def run(self, work: Work) -> None:
+        """Namespaces first, since Secrets live there; then the stores side by side; then the runtime."""
+        report = work.report
+        report.add(compliance(work))
+        report.add(await self._attempt(Type.NAMESPACES, self._namespaces(work)))
+        try:
+            backends = await self.regions.get(work.region)
+        except (BackendError, ApiError) as error:
+            for kind in (Type.DATABASE, Type.VECTORS):
+                report.add(failed(kind, error))
+        else:
+            stores = await asyncio.gather(
+                self._attempt(Type.DATABASE, self._database(work, backends)),
+                self._attempt(Type.VECTORS, self._vectors(work, backends)),
+            )
+            for outcome in stores:
+                report.add(outcome)
+        waiting = [t for t in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS) if not report.outcomes[t].good]
+        if not waiting:
+            report.add(await self._attempt(Type.RUNTIME, self._runtime(work, backends)))
+            await self._sweep(work)
+        else:
+            report.add(self._waits(work, waiting))
+
+    async def _attempt(self, kind: Type, step: Awaitable[Outcome]) -> Outcome:
+        try:
+            return await step
+        except (BackendError, ApiError) as error:
+            return failed(kind, error)
+        except DesiredError as error:
+            return Outcome(kind, "False", Reason.INVALID_SPEC, str(error))
+        except Exception as error:
+            logger.exception("%s: a step failed in a way that nobody foresaw", kind)
+            return Outcome(
+                kind,
+                "False",
+                Reason.RETRYING,
+                f"Unexpected error ({type(error).__name__}); the operator's log has it, and it is tried again",
+            )
+
+    # -- namespaces ---------------------------------------------------------------
+
+    async def _namespaces(self, work: Work) -> Outcome:
+        applied = await self.kubernetes.ensure(
+            kubernetes.namespace_objects(work.resolved, self.options), work.resolved.uid
+        )
+        self._drift("namespaces", len(applied.corrected))
+        count = len(work.resolved.workloads) + 1
+        return good(Type.NAMESPACES, f"{count} namespaces with their quotas, policies and rights")
+
+    async def _sweep(self, work: Work) -> None:
+        """Remove what this tenant no longer asks for, such as a namespace taken from the list."""
+        wanted = {
+            key(o)
+            for o in (
+                *kubernetes.namespace_objects(work.resolved, self.options),
+                *kubernetes.runtime_objects(work.resolved, self.options, ""),
+            )
+        }
+        for obj in self.kubernetes.observed.of_tenant(work.resolved.name):
+            meta = obj["metadata"]
+            if key(obj) in wanted or meta.get("deletionTimestamp") or not owned(obj, work.resolved.uid):
+                continue
+            logger.info("%s %s is no longer wanted and is removed", obj["kind"], meta["name"])
+            await self.kubernetes.delete(kinds.of(obj), obj)
+
+    # -- PostgreSQL -----------------------------------------------------------------
+
+    async def _database(self, work: Work, backends: Backends) -> Outcome:
+        uid = work.resolved.uid
+        settings = configuration.configuration(work.resolved)
+        plan = database.plan(work.resolved, self.derived, settings)
+        digest = work.digest(settings.digest(), *memory(backends))
+        if not self.verified.holds(uid, "database", digest):
+            seen = await backends.postgres.ensure(plan)
+            self._drift("database", 0 if seen.created else len(seen.corrected))
+            if seen.spent_nano is not None and seen.month:
+                work.report.spend = Spend(month=seen.month, amount=dollars(seen.spent_nano))
+            work.report.database = f"{seen.database}/{seen.schema}"
+        if work.report.outcomes[Type.NAMESPACES].good:
+            await self._secret(work, secrets.postgres(work.resolved, self.derived))
+            await self.keys.sync(work.resolved, lambda rows: backends.postgres.sync_keys(plan, rows))
+            self.verified.note(uid, "database", digest)
+        where = "a database of its own" if work.resolved.database_isolation == "Database" else "schemas of its own"
+        return good(Type.DATABASE, f"PostgreSQL: {where}, with roles that reach nothing else")
+
+    # -- Milvus -----------------------------------------------------------------------
+
+    async def _vectors(self, work: Work, backends: Backends) -> Outcome:
+        resolved = work.resolved
+        place = await self._place(work, backends)
+        plan = vectors.plan(resolved, place, self.derived, backends.uid)
+        digest = work.digest(place, *memory(backends))
+        if not self.verified.holds(resolved.uid, "vectors", digest):
+            seen = await backends.milvus.ensure(plan)
+            self._drift("vectors", 0 if seen.created else len(seen.corrected))
+            work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
+        if work.report.outcomes[Type.NAMESPACES].good:
+            if own := secrets.milvus(resolved, place, plan.login):
+                await self._secret(work, own)
+            self.verified.note(resolved.uid, "vectors", digest)
+        return good(Type.VECTORS, f"Milvus: {resolved.vectors.isolation.lower()} with its rights")
+
+    async def _place(self, work: Work, backends: Backends) -> vectors.Place:
+        place = await backends.milvus.place(work.resolved)
+        pinned = work.report.pinned
+        if pinned and pinned.collection != place.collection:
+            # Written before anything is made there, so that a crash leaves nothing that nobody finds.
+            await work.pin(pinned.model_copy(update={"collection": place.collection}))
+            work.resolved = replace(work.resolved, collection=place.collection)
+        return place
+
+    # -- the runtime ----------------------------------------------------------------------
+
+    async def _runtime(self, work: Work, backends: Backends) -> Outcome:
+        resolved = work.resolved
+        place = await self._place(work, backends)
+        login = vectors.plan(resolved, place, self.derived, backends.uid).login
+        held = configuration.credentials(resolved, self.derived, place, login, backends.provider_api_key)
+        digest = hashlib.sha256(held.to_json().encode()).hexdigest()
+        await self._secret(work, secrets.runtime(resolved, held))
+        applied = await self.kubernetes.ensure(kubernetes.runtime_objects(resolved, self.options, digest), resolved.uid)
+        self._drift("runtime", len(applied.corrected))
+        work.report.secrets = tuple(
+            f"{resolved.home}/{name}"
+            for name in (
+                "accesskey-default",
+                "postgres",
+                *(["milvus"] if secrets.milvus(resolved, place, login) else []),
+            )
+        )
+        return self._rollout(resolved)
+
+    def _rollout(self, resolved: Resolved) -> Outcome:
+        seen = self.kubernetes.observed.get(("Deployment", resolved.runtime_namespace, "runtime"))
+        status = (seen or {}).get("status", {})
+        wanted = resolved.replicas
+        if seen is None or status.get("observedGeneration", 0) < seen["metadata"].get("generation", 0):
+            return Outcome(Type.RUNTIME, "False", Reason.ROLLING_OUT, "The Deployment is not yet acted upon")
+        available, updated = status.get("availableReplicas", 0), status.get("updatedReplicas", 0)
+        if available >= wanted and updated >= wanted and status.get("replicas", 0) == updated:
+            return good(Type.RUNTIME, f"{available} of {wanted} replicas are available")
+        failing = next(
+            (
+                c
+                for c in status.get("conditions", ())
+                if (c["type"] == "Progressing" and c["status"] == "False")
+                or (c["type"] == "ReplicaFailure" and c["status"] == "True")
+            ),
+            None,
+        )
+        if failing:
+            return Outcome(
+                Type.RUNTIME,
+                "False",
+                Reason.RUNTIME_UNAVAILABLE,
+                f"{available} of {wanted} replicas are available: {failing.get('message', '')}. Look at the Pods in "
+                f"{resolved.runtime_namespace}",
+            )
+        return Outcome(
+            Type.RUNTIME, "False", Reason.ROLLING_OUT, f"{updated} of {wanted} replicas are new, {available} available"
+        )
+
+    def _waits(self, work: Work, for_what: list[Type]) -> Outcome:
+        """Not touched now: a runtime that is there goes on serving."""
+        seen = next((c for c in _conditions(work.tenant) if c.type == Type.RUNTIME and c.status == "True"), None)
+        text = f"Waits for {', '.join(for_what)}"
+        if seen:
+            text += "; the replicas that are there go on"
+        return Outcome(Type.RUNTIME, "False", Reason.WAITING, text)
+
+    # -- shared ---------------------------------------------------------------------------
+
+    async def _secret(self, work: Work, desired: Json) -> None:
+        uid, name = work.resolved.uid, f"secret/{desired['metadata']['namespace']}/{desired['metadata']['name']}"
+        digest = hashlib.sha256(repr(desired).encode()).hexdigest()
+        if self.verified.holds(uid, name, digest):
+            return
+        if await self.kubernetes.ensure_secret(desired, uid):
+            logger.info("Secret %s was written", desired["metadata"]["name"])
+        self.verified.note(uid, name, digest)
+
+    def _drift(self, subsystem: str, count: int) -> None:
+        if count:
+            self.metrics.drift.labels(subsystem).inc(count)
+
+
+def _conditions(tenant: Tenant) -> tuple[Condition, ...]:
+    return tenant.status.conditions if tenant.status else ()
+
+
+def good(kind: Type, message: str) -> Outcome:
+    return Outcome(kind, "True", Reason.IN_FORCE, message)
+
+
+def failed(kind: Type, error: BackendError | ApiError) -> Outcome:
+    if isinstance(error, BackendError):
+        return Outcome(kind, "False", error.reason, error.message)
+    if error.unavailable:
+        return Outcome(kind, "False", Reason.API_SERVER_UNAVAILABLE, f"{error.message}; it is tried again")
+    return Outcome(kind, "False", Reason.RETRYING, f"The API server refused: {error.message}")
+
+
+def compliance(work: Work) -> Outcome:
+    """What was checked, and no more."""
+    spec = work.tenant.spec.compliance
+    where = f"served from {work.region.spec.jurisdiction}"
+    if not spec.certifications and not spec.data_residency:
+        return good(Type.COMPLIANT, f"Nothing is asked for; {where}")
+    asked = ", ".join(filter(None, [spec.data_residency, *spec.certifications]))
+    return good(Type.COMPLIANT, f"Checked for {asked}: the residency of the data ({where})")
+
+
+def dollars(nano: int) -> str:
+    """Nano-dollars as a decimal with at least two places."""
+    whole, rest = divmod(nano, 1_000_000_000)
+    digits = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{whole}.{digits}"
