@@ -1,5 +1,5 @@
-// Command kube is Kubernetes, etcd, kubectl and Helm in one program, so that a development cluster needs one
-// link instead of eight. The part to run is the program's own name (a symbolic link) or its first argument.
+// Command kube is Kubernetes, etcd, CoreDNS, kubectl and Helm in one program, so that a development cluster needs one
+// link instead of nine. The part to run is the program's own name (a symbolic link) or its first argument.
 package main
 
 import (
@@ -31,6 +31,7 @@ import (
 )
 
 var parts = map[string]func(){
+	"coredns":                 coredns,
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"helm":                    helm,
 	"kube-apiserver":          func() { run(apiserver.NewAPIServerCommand()) },

@@ -1,0 +1,3 @@
+module tenantry.dev/dev/pause
+
+go 1.26.0
