@@ -4,7 +4,7 @@ PY := .dev/venv/bin/python
 KUBE := .dev/bin/kube
 
 .DEFAULT_GOAL := help
-.PHONY: help venv bin cluster-up cluster-down cluster-status demo test lint format unit integration e2e crds bench lock
+.PHONY: help venv cluster-up cluster-down cluster-status demo test lint format unit integration e2e crds bench lock
 
 help: ## List what make can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile

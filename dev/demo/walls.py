@@ -1,0 +1,155 @@
+"""One tenant's credentials at another's door: each refusal beside the same call succeeding at home."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from dev.demo import ask
+from dev.demo.kube import Json, Kube, Refused
+from dev.demo.story import Actor
+from tenantry import names
+from tenantry.backends import kinds
+
+NOTE = "demo_note"
+"""A table that each tenant makes in its own schema."""
+SECRET = kinds.SECRET
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One call.  `answer` is the server's own text; `refused` is whether it was a refusal of the expected kind."""
+
+    call: str
+    answer: str
+    refused: bool
+
+
+@dataclass(frozen=True)
+class Wall:
+    """What was tried with one credential, at home and at the neighbour's."""
+
+    what: str
+    home: Attempt
+    away: Attempt
+
+    @property
+    def holds(self) -> bool:
+        return self.away.refused and not self.home.refused
+
+
+def attempt(call: str, run: Callable[[], str], refusals: tuple[type[Exception], ...]) -> Attempt:
+    """Run one call; what is none of `refusals` is no wall but an error, and is raised."""
+    try:
+        return Attempt(call, run(), refused=False)
+    except refusals as error:
+        return Attempt(call, " ".join(str(error).split()), refused=True)
+
+
+def keys(mine: Actor, theirs: Actor, key: str, urls: dict[str, str]) -> Wall:
+    """An API key at the neighbour's runtime."""
+    from openai import AuthenticationError
+
+    def models(tenant: str) -> str:
+        found = [model.id for model in ask.client(urls[tenant], key).models.list()]
+        return f"200, models {', '.join(found)}"
+
+    def tried(tenant: str) -> Attempt:
+        return attempt(f"GET {names.endpoint(tenant)}/models", lambda: models(tenant), (AuthenticationError,))
+
+    return Wall(f"{mine.name}'s API key", tried(mine.name), tried(theirs.name))
+
+
+def owners(mine: Actor, theirs: Actor, kube: Kube) -> Wall:
+    """An owner at the neighbour's Secrets."""
+    as_owner = kube.as_user(mine.owner)
+
+    def read(tenant: str) -> str:
+        found = as_owner.secret(names.workload_namespace(tenant), "accesskey-default")
+        return f"the Secret, with {' and '.join(sorted(found or {}))}"
+
+    def tried(tenant: str) -> Attempt:
+        call = f"kubectl --as {mine.owner} -n {names.workload_namespace(tenant)} get secret accesskey-default"
+        return attempt(call, lambda: read(tenant), (Refused,))
+
+    try:
+        return Wall(f"{mine.name}'s owner", tried(mine.name), tried(theirs.name))
+    finally:
+        as_owner.close()
+
+
+def login(secret: dict[str, str]) -> psycopg.Connection[Any]:
+    """With the tenant's own role, as its applications do."""
+    return psycopg.connect(secret["uri"], connect_timeout=10, autocommit=True)
+
+
+def note(secret: dict[str, str], text: str) -> None:
+    """Leave one row in the tenant's own schema: something to find."""
+    with login(secret) as connection:
+        connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} (body text)").format(sql.Identifier(NOTE)))
+        connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(NOTE)))
+        connection.execute(sql.SQL("INSERT INTO {} VALUES (%s)").format(sql.Identifier(NOTE)), [text])
+
+
+def roles(mine: Actor, theirs: Actor, secret: dict[str, str]) -> Iterator[Wall]:
+    """A database role at the neighbour's schema, and at its own ledger, which is the operator's to keep."""
+    own_role = secret["username"]
+    with login(secret) as connection:
+
+        def tried(schema: str, table: str) -> Attempt:
+            def select() -> str:
+                query = sql.SQL("SELECT count(*) FROM {}.{}").format(sql.Identifier(schema), sql.Identifier(table))
+                row = connection.execute(query).fetchone()
+                return f"{row and row[0]} row"
+
+            refusals = (psycopg.errors.InsufficientPrivilege,)
+            return attempt(f"SELECT count(*) FROM {schema}.{table}", select, refusals)
+
+        home = tried(names.schema(mine.name), NOTE)
+        yield Wall(f"{mine.name}'s database role {own_role}", home, tried(names.schema(theirs.name), NOTE))
+        yield Wall(
+            f"{mine.name}'s database role {own_role}, at its own bill",
+            home,
+            tried(names.runtime_schema(mine.name), "ledger"),
+        )
+
+
+def vectors(mine: Actor, secret: dict[str, str], foreign: list[str]) -> Iterator[Wall]:
+    """A tenant's own Milvus user at collections that are not its own."""
+    from pymilvus import MilvusClient, MilvusException
+
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for each refusal
+    client = MilvusClient(
+        uri=secret["uri"],
+        user=secret["username"],
+        password=secret["password"],
+        db_name=secret["database"],
+        timeout=20,
+    )
+
+    def tried(collection: str) -> Attempt:
+        def query() -> str:
+            found = client.query(collection, filter="chunk >= 0", output_fields=["text"], limit=1)
+            return f"{len(found)} chunk"
+
+        return attempt(f"query {collection}", query, (MilvusException,))
+
+    try:
+        home = tried(secret["collection"])
+        for collection in foreign:
+            away = tried(collection)
+            if away.refused and "privilege" not in away.answer.lower() and "permission" not in away.answer.lower():
+                away = Attempt(away.call, away.answer, refused=False)
+            yield Wall(f"{mine.name}'s Milvus user {secret['username']}", home, away)
+    finally:
+        client.close()
+
+
+def shared_collections(tenants: list[Json]) -> list[str]:
+    """The collections of the other tenants, as the operator pinned them."""
+    return sorted({found["status"]["pinned"]["collection"] for found in tenants})
