@@ -1,0 +1,120 @@
+import asyncio
+import random
+
+import pytest
+
+from tenantry.queue import LONGEST_BACKOFF_SECONDS, Queue
+
+
+async def until(condition, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def running():
+    """Starts a queue's workers; ends them after the test."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(queue: Queue) -> Queue:
+        tasks.append(asyncio.create_task(queue.run()))
+        return queue
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_key_waits_once(running):
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    queue = Queue(work, 2)
+    for _ in range(5):
+        queue.add("a")
+    running(queue)
+    await until(lambda: queue.idle and seen)
+    assert seen == ["a"]
+
+
+async def test_a_key_is_never_worked_on_twice_at_once_and_an_event_meanwhile_is_not_lost(running):
+    under_way, most, calls = 0, 0, 0
+    gate = asyncio.Event()
+
+    async def work(key: str) -> None:
+        nonlocal under_way, most, calls
+        calls += 1
+        under_way += 1
+        most = max(most, under_way)
+        await gate.wait()
+        under_way -= 1
+
+    queue = running(Queue(work, 4))
+    queue.add("a")
+    await until(lambda: under_way == 1)
+    queue.add("a")
+    queue.add("a")
+    gate.set()
+    await until(lambda: calls == 2 and queue.idle)
+    assert most == 1
+
+
+async def test_one_that_hangs_holds_up_nobody_else(running):
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        if key == "bad":
+            await asyncio.Event().wait()
+        done.append(key)
+
+    queue = running(Queue(work, 2))
+    queue.add("bad")
+    for number in range(20):
+        queue.add(f"good-{number}")
+    await until(lambda: len(done) == 20)
+
+
+async def test_a_failure_comes_again_and_what_is_returned_too(running):
+    calls: list[str] = []
+
+    async def work(key: str) -> float | None:
+        calls.append(key)
+        if len(calls) == 1:
+            raise RuntimeError("the first time")
+        return 0.01 if len(calls) == 2 else None
+
+    queue = running(Queue(work, 1, rng=random.Random(1)))
+    queue.add("a")
+    await until(lambda: len(calls) == 3)
+
+
+async def test_the_earliest_wish_wins(running):
+    calls = 0
+
+    async def work(key: str) -> None:
+        nonlocal calls
+        calls += 1
+
+    queue = running(Queue(work, 1))
+    queue.add("a", 3600)
+    queue.add("a", 0.01)
+    queue.add("a", 3600)
+    await until(lambda: calls == 1)
+
+
+async def test_back_off_doubles_within_bounds_and_starts_again_after_success():
+    async def work(key: str) -> None:
+        return None
+
+    queue = Queue(work, 1, rng=random.Random(7))
+    pauses = [queue.backoff("a") for _ in range(12)]
+    assert 0.25 <= pauses[0] <= 0.5
+    assert all(p <= LONGEST_BACKOFF_SECONDS for p in pauses)
+    assert LONGEST_BACKOFF_SECONDS / 2 <= pauses[-1]
+    queue.succeeded("a")
+    assert queue.backoff("a") <= 0.5
+    assert queue.backoff("b") <= 0.5

@@ -1,0 +1,66 @@
+from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER
+from tenantry.view import View
+from tests import samples
+
+
+def tenant(name="acme", version=1, uid="", **spec):
+    made = samples.manifest(name, **spec)
+    made["metadata"] |= {"uid": uid or samples.uid(name), "resourceVersion": str(version), "generation": version}
+    return made
+
+
+def named(kind, name, spec, version=1, namespace=""):
+    meta = {"name": name, "uid": samples.uid(name), "resourceVersion": str(version), "generation": version}
+    if namespace:
+        meta["namespace"] = namespace
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, "spec": spec}
+
+
+def test_a_change_concerns_its_tenant_and_a_status_alone_nobody():
+    view = View()
+    assert view.put(TENANT, tenant()) == {"acme"}
+    again = {**tenant(version=2), "status": {"tier": "free"}}
+    again["metadata"]["generation"] = 1
+    assert view.put(TENANT, again) == set()
+    assert view.tenants["acme"].status is not None
+    assert view.put(TENANT, tenant(version=3, suspended=True)) == {"acme"}
+
+
+def test_a_late_event_does_not_undo_a_later_answer():
+    view = View()
+    view.put(TENANT, tenant(version=5, suspended=True))
+    assert view.put(TENANT, tenant(version=4)) == set()
+    assert view.tenants["acme"].spec.suspended
+    assert view.put(TENANT, tenant(version=2, uid="made-again")) == {"acme"}
+
+
+def test_a_tier_concerns_its_tenants_and_a_region_those_without_one_too():
+    view = View()
+    view.put(TENANT, tenant("acme"))
+    view.put(TENANT, tenant("globex", tier="pro"))
+    assert view.put(TIER, samples.tier_manifest("pro") | {"metadata": {"name": "pro", "uid": "t"}}) == {"globex"}
+    assert view.put(REGION, named(REGION, "main", samples.REGION)) == {"acme", "globex"}
+
+
+def test_a_key_concerns_the_tenant_of_its_namespace_and_no_other():
+    view = View()
+    view.put(TENANT, tenant("acme"))
+    assert view.put(ACCESS_KEY, named(ACCESS_KEY, "ci", {}, namespace="tenant-acme--dev")) == {"acme"}
+    assert view.put(ACCESS_KEY, named(ACCESS_KEY, "ci", {}, namespace="tenant-other")) == set()
+    assert view.put(ACCESS_KEY, named(ACCESS_KEY, "ci", {}, namespace="acme")) == set()
+
+
+def test_a_list_finds_what_a_watch_missed():
+    view = View()
+    view.put(TENANT, tenant("acme"))
+    view.put(TENANT, tenant("globex"))
+    assert view.replace(TENANT, [tenant("acme"), tenant("initech")]) == {"globex", "initech"}
+    assert set(view.tenants) == {"acme", "initech"}
+
+
+def test_what_is_not_understood_is_named_and_harms_nobody(caplog):
+    view = View()
+    broken = tenant("acme")
+    broken["spec"]["namespaces"] = "no list"
+    assert view.put(TENANT, broken) == set()
+    assert "acme" in caplog.text
