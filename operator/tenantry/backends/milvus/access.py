@@ -1,0 +1,233 @@
+"""Users, roles and grants, and the proof that they are in force.
+
+Milvus answers a grant before its proxies know of it, and now and then one never learns: a proxy that is asked
+while it refreshes may keep the old answer.  So after a change the tenant's own login is tried until it may do
+what it should and is refused what it should not; in between the rights are written once more, which makes the
+proxies refresh.
+"""
+
+import asyncio
+import base64
+import time
+from typing import Any
+
+from tenantry.api.conditions import Reason
+from tenantry.backends.errors import BackendError
+from tenantry.backends.milvus.client import Client, Denied, Failure, Login
+from tenantry.backends.milvus.protocol import milvus
+from tenantry.desired.vectors import Grant, VectorPlan
+
+PROOF_SECONDS = 10.0
+REPEAT_AFTER = 3.0
+POLL_SECONDS = 0.1
+_LOGIN_REFUSALS = 3
+"""So often in a row before a login counts as broken: right after a restart Milvus refuses even good ones."""
+
+_NOWHERE = "tenantry_no_such_collection"
+
+
+class Access:
+    """Rights on one server, written as the region's own login."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def secured(self) -> bool:
+        """Whether the server asks for a login at all."""
+        try:
+            await self._client.ask("ListDatabases", milvus.ListDatabasesRequest(), None)
+        except Denied:
+            return True
+        except Failure:
+            return False
+        return False
+
+    async def close_public(self) -> list[str]:
+        """Take from role `public`, which every user has, all rights; says which there were.
+
+        Milvus gives the default ones back at each restart.  Without its own database (``*``) a revocation
+        changes nothing, silently.
+        """
+        found = await self._grants("public", "*") or set()
+        for grant in sorted(found):
+            await self._operate("public", grant, milvus.OperatePrivilegeType.Revoke)
+        return [f"right {grant.privilege} of role public" for grant in sorted(found)]
+
+    async def ensure(self, plan: VectorPlan, proven: bool) -> list[str]:
+        """Role, user and exactly the plan's grants; says what was written.
+
+        `proven` is whether this login was lately seen to work: then it is only tried after a write.
+        """
+        granted, roles = await asyncio.gather(self._grants(plan.role, plan.place.database), self._roles_of(plan.user))
+        written: list[str] = []
+        if granted is None:
+            await self._create_role(plan.role)
+            written.append(f"role {plan.role}")
+        if roles is None:
+            await self._create_user(plan.user, plan.password)
+            written.append(f"user {plan.user}")
+        if plan.role not in (roles or ()):
+            await self._member(plan.user, plan.role, True)
+            written.append(f"role of user {plan.user}")
+        for role in sorted((roles or set()) - {plan.role}):
+            await self._member(plan.user, role, False)
+            written.append(f"foreign role of user {plan.user}")
+        for grant in sorted(set(plan.grants) - (granted or set())):
+            await self._operate(plan.role, grant, milvus.OperatePrivilegeType.Grant)
+            written.append(f"right {grant.privilege}")
+        for grant in sorted((granted or set()) - set(plan.grants)):
+            await self._operate(plan.role, grant, milvus.OperatePrivilegeType.Revoke)
+            written.append(f"foreign right {grant.privilege}")
+        if written or not proven:
+            written += await self._prove(plan)
+        return written
+
+    async def remove(self, role: str, users: tuple[str, ...], databases: tuple[str, ...]) -> None:
+        """End users first, then their role; fine where they are gone already."""
+        for user in users:  # Milvus takes the removal of a user that is not there
+            await self._client.call("DeleteCredential", milvus.DeleteCredentialRequest(username=user))
+        if not await self._drop_role(role, databases):
+            # Someone granted it more than we do: a role goes only when it holds no right anywhere.
+            answer = await self._client.call("ListDatabases", milvus.ListDatabasesRequest())
+            if not await self._drop_role(role, tuple(answer.db_names)):
+                raise BackendError(
+                    Reason.VECTORS_REFUSED,
+                    f"Milvus keeps role {role}, which holds rights that the operator did not give; revoke them",
+                )
+
+    async def _drop_role(self, role: str, databases: tuple[str, ...]) -> bool:
+        """Revoke the role's rights in these databases and drop it; False: it holds rights elsewhere."""
+        for database in databases:
+            found = await self._grants(role, database)
+            if found is None:
+                return True
+            for grant in sorted(found):
+                await self._operate(role, grant, milvus.OperatePrivilegeType.Revoke)
+        # What it says of a role that is gone or still holds rights is told apart by looking.
+        await self._client.call("DropRole", milvus.DropRoleRequest(role_name=role), words="the role")
+        return await self._grants(role, databases[0]) is None
+
+    async def _prove(self, plan: VectorPlan) -> list[str]:
+        """Try the login until it may do all that it should and nothing elsewhere; says what had to be mended."""
+        start = time.monotonic()
+        repeated, refusals = False, 0
+        mended: list[str] = []
+        while True:
+            wrong, known = await self._wrong(plan)
+            if not wrong:
+                return mended
+            refusals = 0 if known else refusals + 1
+            if refusals >= _LOGIN_REFUSALS and not mended:
+                await self._replace_user(plan)
+                mended.append(f"password of user {plan.user}")
+            elif not repeated and time.monotonic() - start > REPEAT_AFTER:
+                await self._repeat(plan)
+                repeated = True
+            elif time.monotonic() - start > PROOF_SECONDS:
+                raise BackendError(
+                    Reason.VECTORS_REFUSED,
+                    f"Milvus took the rights of user {plan.user} but does not apply them yet ({wrong}); this is "
+                    "tried again, and if it stays, restart Milvus' proxies",
+                )
+            await asyncio.sleep(POLL_SECONDS if refusals == 0 else POLL_SECONDS * 5)
+
+    async def _wrong(self, plan: VectorPlan) -> tuple[str, bool]:
+        """What of the plan's rights does not hold, in words, "" if all do; and whether Milvus knew the login."""
+        login = Login(plan.user, plan.password)
+
+        async def refused(method: str, request: Any, database: str) -> bool | None:
+            """None: the login itself."""
+            try:
+                await self._client.ask(method, request, login, database)
+            except Denied as denied:
+                return True if denied.known else None
+            except Failure:  # the right holds, and the request was made to be refused for its content
+                return False
+            return False
+
+        grants = [grant for grant in plan.grants if grant.privilege in _TRIALS]
+        trials = [
+            refused(grant.privilege, _TRIALS[grant.privilege](collection_name=plan.place.collection), grant.database)
+            for grant in grants
+        ]
+        describable = any(grant.scope == "Global" for grant in plan.grants)
+        elsewhere = "default" if describable else plan.place.database
+        outside = refused("DescribeCollection", milvus.DescribeCollectionRequest(collection_name=_NOWHERE), elsewhere)
+        *inside, beyond = await asyncio.gather(*trials, outside)
+        if None in inside or beyond is None:
+            return "the login is refused", False
+        missing = [grant.privilege for grant, no in zip(grants, inside, strict=True) if no]
+        if missing:
+            return f"{', '.join(missing)} is refused", True
+        return ("" if beyond else "collections elsewhere can be described"), True
+
+    async def _repeat(self, plan: VectorPlan) -> None:
+        """Write every right again: Milvus takes what it has already, and tells its proxies again."""
+        await self._member(plan.user, plan.role, True)
+        for grant in plan.grants:
+            await self._operate(plan.role, grant, milvus.OperatePrivilegeType.Grant)
+        await self.close_public()
+
+    async def _replace_user(self, plan: VectorPlan) -> None:
+        """Another password: Milvus changes one only for who knows the old one, so the user is made anew."""
+        await self._client.call("DeleteCredential", milvus.DeleteCredentialRequest(username=plan.user))
+        await self._create_user(plan.user, plan.password)
+        await self._member(plan.user, plan.role, True)
+
+    # One request each
+
+    async def _grants(self, role: str, database: str) -> set[Grant] | None:
+        """A role's grants in a database, and those in every database; None where there is no such role."""
+        entity = milvus.GrantEntity(role=milvus.RoleEntity(name=role), db_name=database)
+        request = milvus.SelectGrantRequest(entity=entity)
+        answer = await self._client.call("SelectGrant", request, words="not found the role")
+        if answer is None:
+            return None
+        return {
+            Grant(found.object.name, found.object_name, found.grantor.privilege.name, found.db_name or "default")
+            for found in answer.entities
+        }
+
+    async def _roles_of(self, user: str) -> set[str] | None:
+        request = milvus.SelectUserRequest(user=milvus.UserEntity(name=user), include_role_info=True)
+        answer = await self._client.call("SelectUser", request)
+        if not answer.results:
+            return None
+        return {role.name for role in answer.results[0].roles}
+
+    async def _create_role(self, role: str) -> None:
+        request = milvus.CreateRoleRequest(entity=milvus.RoleEntity(name=role))
+        await self._client.call("CreateRole", request)
+
+    async def _create_user(self, user: str, password: str) -> None:
+        encoded = base64.b64encode(password.encode()).decode()
+        request = milvus.CreateCredentialRequest(username=user, password=encoded)
+        await self._client.call("CreateCredential", request)
+
+    async def _member(self, user: str, role: str, joins: bool) -> None:
+        kinds = milvus.OperateUserRoleType
+        request = milvus.OperateUserRoleRequest(
+            username=user, role_name=role, type=kinds.AddUserToRole if joins else kinds.RemoveUserFromRole
+        )
+        await self._client.call("OperateUserRole", request)
+
+    async def _operate(self, role: str, grant: Grant, kind: int) -> None:
+        entity = milvus.GrantEntity(
+            role=milvus.RoleEntity(name=role),
+            object=milvus.ObjectEntity(name=grant.scope),
+            object_name=grant.target,
+            db_name=grant.database,
+            grantor=milvus.GrantorEntity(privilege=milvus.PrivilegeEntity(name=grant.privilege)),
+        )
+        request = milvus.OperatePrivilegeRequest(entity=entity, type=kind)
+        await self._client.call("OperatePrivilege", request, grant.database if grant.database != "*" else "default")
+
+
+# Requests that show a right without doing anything: Milvus checks the right, then refuses their content.
+_TRIALS: dict[str, Any] = {
+    "Insert": milvus.InsertRequest,
+    "Upsert": milvus.UpsertRequest,
+    "Query": milvus.QueryRequest,
+    "Search": milvus.SearchRequest,
+    "DescribeCollection": milvus.DescribeCollectionRequest,
+}

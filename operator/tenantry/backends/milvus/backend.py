@@ -1,0 +1,219 @@
+"""What the operator asks of one Milvus: a place for a tenant, that it holds, and that it goes."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+
+from tenantry.api.conditions import Reason
+from tenantry.api.tier import VectorIsolation
+from tenantry.backends.errors import BackendError
+from tenantry.backends.milvus.access import Access
+from tenantry.backends.milvus.client import CALL_SECONDS, Client, Server
+from tenantry.backends.milvus.storage import Storage
+from tenantry.desired import vectors
+from tenantry.desired.vectors import DEFAULT_DATABASE, Place, VectorPlan
+from tenantry.resolve import Resolved
+
+SPREAD = 1000
+"""Tenants in one shared collection before the next is made; Milvus' own limit is 1,024 partitions or more."""
+
+REMEMBER_SECONDS = 30.0
+"""How long what all tenants of a server share (role public, shared collections) is not looked at again."""
+
+LOGIN_SECONDS = 600.0
+"""How long a login that was seen to work is believed."""
+
+
+@dataclass(frozen=True)
+class VectorsSeen:
+    """What `ensure` found."""
+
+    corrected: tuple[str, ...]
+    """What was written, in words; at first provisioning that is everything."""
+    created: bool
+    """The tenant's own partition or collection was not there before."""
+
+
+class _Memory:
+    """Things seen lately.  Times are of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, float] = {}
+
+    def fresh(self, thing: Hashable, seconds: float) -> bool:
+        when = self._seen.get(thing)
+        return when is not None and time.monotonic() - when < seconds
+
+    def note(self, thing: Hashable) -> None:
+        self._seen[thing] = time.monotonic()
+
+    def forget(self, thing: Hashable) -> None:
+        self._seen.pop(thing, None)
+
+
+class MilvusBackend:
+    """All tenants of one Milvus.  Every method raises BackendError and nothing else."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        spread: int = SPREAD,
+        remember: float = REMEMBER_SECONDS,
+        timeout: float = CALL_SECONDS,
+    ) -> None:
+        self._server = server
+        self._spread = spread
+        self._remember = remember
+        self._client = Client(server, timeout)
+        self._access = Access(self._client)
+        self._storage = Storage(self._client)
+        self._memory = _Memory()
+        self._placing = asyncio.Lock()
+        self._public = asyncio.Lock()
+        self._shared: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._reserved: dict[str, set[str]] = defaultdict(set)
+        """Collection -> tags of tenants that were given a place in it and have no partition yet."""
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def place(self, resolved: Resolved) -> Place:
+        """Where the tenant's vectors lie, or shall: a shared collection with room is chosen if none was yet.
+
+        Changes nothing on the server.  The caller keeps the collection's name and gives it back in
+        `resolved.collection` from then on.
+        """
+        settled = vectors.settled(resolved)
+        if settled is not None:
+            return settled
+        choice = resolved.vectors
+        combination = (choice.embedding_model, choice.dimension, choice.metric)
+        prefix, mark = vectors.shared_prefix(*combination), vectors.shared_mark(*combination)
+        async with self._placing:
+            taken: dict[int, int | None] = {}
+            for name in await self._storage.collections():
+                number = vectors.shared_number(prefix, name)
+                if number is None:
+                    continue
+                found = await self._storage.describe(name)
+                if found is None or found.schema.description != mark:
+                    taken[number] = None
+                    continue
+                if await self._storage.has_partition(name, vectors.own_name(resolved.uid)):
+                    return vectors.shared_place(resolved, name)  # made before a crash forgot it
+                taken[number] = found.num_partitions - 1  # but for the default partition
+            for name, tags in self._reserved.items():
+                number = vectors.shared_number(prefix, name)
+                if number is not None:
+                    held = taken.get(number, 0)
+                    taken[number] = None if held is None else held + len(tags)
+            place = vectors.shared_place(resolved, f"{prefix}{vectors.choose_shared(taken, self._spread)}")
+            for tags in self._reserved.values():
+                tags.discard(place.tag)
+            self._reserved[place.collection].add(place.tag)
+            return place
+
+    async def ensure(self, plan: VectorPlan) -> VectorsSeen:
+        """Make the plan hold; writes only what differs.  At rest that is one to three reads."""
+        place = plan.place
+        secured = await self._secured()
+        written = await self._close_public() if secured and plan.user else []
+        secured = secured and bool(plan.user)
+        if place.partition is None:
+            made = await self._hold_own(plan, secured)
+        else:
+            written += await self._hold_shared(plan, secured)
+            made = await self._storage.ensure_partition(plan)
+            if any(step.startswith("loading") for step in made):  # someone took it out of memory: look at all of it
+                self._memory.forget(place.collection)
+            self._reserved[place.collection].discard(place.tag)
+        created = any(step.startswith(("partition", "collection")) for step in made)
+        return VectorsSeen(tuple(written + made), created)
+
+    async def remove(
+        self, uid: str, collection_hint: str, isolation: VectorIsolation, policy: Literal["Retain", "Delete"]
+    ) -> None:
+        """Undo a tenant, whatever is left of it.  First nobody can log in any more, then the data goes.
+
+        `Retain` keeps the data, out of reach of all but the region's own login (and, at level Partition, of the
+        runtimes, which name their own partition only).  `collection_hint` is the shared collection, where known.
+        """
+        own = vectors.own_name(uid)
+        if isolation == "Partition":
+            if policy == "Delete":
+                await self._remove_partition(own, collection_hint)
+            for tags in self._reserved.values():
+                tags.discard(own.removeprefix("t_"))
+            return
+        database = own if isolation == "Database" else DEFAULT_DATABASE
+        if self._server.user:
+            databases = (database,) if database == DEFAULT_DATABASE else (database, DEFAULT_DATABASE)
+            await self._access.remove(vectors.own_role(uid), vectors.own_users(uid), databases)
+        if policy == "Retain":
+            await self._storage.release(own, database)
+        elif isolation == "Database":
+            await self._storage.drop_database(database)
+        else:
+            await self._storage.drop_collection(own)
+
+    async def _remove_partition(self, partition: str, hint: str) -> None:
+        shared = [hint] if hint else [n for n in await self._storage.collections() if n.startswith("shared_")]
+        for collection in shared:
+            await self._storage.drop_partition(collection, partition)
+
+    async def _secured(self) -> bool:
+        """Whether the server asks for logins; BackendError where it does not and the region minds."""
+        if not self._memory.fresh("secured", self._remember):
+            if not await self._access.secured():
+                if not self._server.allow_unauthenticated:
+                    raise BackendError(
+                        Reason.UNAUTHENTICATED_MILVUS,
+                        "Milvus asks nobody for a login, so whoever reaches its port reads and changes the vectors of "
+                        "every tenant; set common.security.authorizationEnabled in milvus.yaml, or accept it with "
+                        "spec.milvus.allowUnauthenticated in the DataRegion",
+                    )
+                return False
+            self._memory.note("secured")
+        return True
+
+    async def _close_public(self) -> list[str]:
+        async with self._public:
+            if self._memory.fresh("public", self._remember):
+                return []
+            written = await self._access.close_public()
+            self._memory.note("public")
+            return written
+
+    async def _hold_shared(self, plan: VectorPlan, secured: bool) -> list[str]:
+        """The shared collection and the runtimes' user on it, once for all of its tenants."""
+        collection = plan.place.collection
+        async with self._shared[collection]:
+            if self._memory.fresh(collection, self._remember):
+                return []
+            written = await self._storage.ensure_collection(plan)
+            if secured:
+                written += await self._hold_login(plan)
+            self._memory.note(collection)
+            return written
+
+    async def _hold_own(self, plan: VectorPlan, secured: bool) -> list[str]:
+        place = plan.place
+        seen = ("collection", place.database, place.collection)
+        if self._memory.fresh(seen, LOGIN_SECONDS) and await self._storage.loaded(place.collection, place.database):
+            written = []
+        else:
+            written = await self._storage.ensure_collection(plan)
+            self._memory.note(seen)
+        if secured:
+            written += await self._hold_login(plan)
+        return written
+
+    async def _hold_login(self, plan: VectorPlan) -> list[str]:
+        login = ("login", plan.user, hash(plan.password))
+        written = await self._access.ensure(plan, self._memory.fresh(login, LOGIN_SECONDS))
+        self._memory.note(login)
+        return written

@@ -1,0 +1,179 @@
+"""Where a tenant's vectors lie in Milvus, who may reach them, and what these things are called.  Pure.
+
+The levels: `Partition` is a partition of a collection that tenants share, `Collection` a collection of the
+tenant's own, `Database` a database of its own with one collection.  What Milvus walls off at each is in
+docs/milvus.md.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tenantry import names
+from tenantry.api.tier import VectorIsolation
+from tenantry.credentials import Credentials
+from tenantry.resolve import Resolved
+
+DEFAULT_DATABASE = "default"
+SLOTS = ("a", "b")
+"""A tenant's own users, used in turn, so that a rotation refuses no request."""
+
+ID_LENGTH = 64
+TAG_LENGTH = 32
+TEXT_LENGTH = 8192
+_LONGEST_SLUG = 128
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tenant's vectors lie; `partition` is set where the collection is shared."""
+
+    database: str
+    collection: str
+    partition: str | None
+    tag: str
+    """The Tenant's UID without dashes, carried by every chunk."""
+
+
+@dataclass(frozen=True, order=True)
+class Grant:
+    """One right of a role; `scope` and `target` are Milvus' object type and object name."""
+
+    scope: Literal["Collection", "Global"]
+    target: str
+    privilege: str
+    database: str
+
+
+@dataclass(frozen=True)
+class VectorPlan:
+    """All that must exist for one tenant."""
+
+    place: Place
+    mark: str
+    """The collection's description, by which we know it as ours."""
+    dimension: int
+    metric: str
+    role: str
+    user: str
+    """Empty where the region has no Milvus credentials: then nobody logs in."""
+    password: str = field(repr=False)
+    grants: tuple[Grant, ...]
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """User and password for the runtime; two empty strings without authentication."""
+        return self.user, self.password
+
+    @property
+    def shared(self) -> bool:
+        return self.place.partition is not None
+
+
+def own_name(uid: str) -> str:
+    """Partition, collection or database of one tenant: ``t_`` and 32 hexadecimal digits."""
+    return "t_" + names.bare(uid)
+
+
+def own_role(uid: str) -> str:
+    """Also the stem of the tenant's users (Milvus: under 32 characters)."""
+    return "t_" + names.short(uid)
+
+
+def own_users(uid: str) -> tuple[str, ...]:
+    return tuple(f"{own_role(uid)}_{slot}" for slot in SLOTS)
+
+
+def shared_role(collection: str) -> str:
+    """The role of the runtimes on one shared collection; its user is this with ``_a``."""
+    digest = hashlib.sha256(collection.encode()).digest()[:12]
+    return "s_" + base64.b32encode(digest).decode().rstrip("=").lower()
+
+
+def shared_prefix(model: str, dimension: int, metric: str) -> str:
+    """What the names of shared collections of one combination start with; a number follows."""
+    return f"shared_{names.slug(model)[:_LONGEST_SLUG]}_{dimension}_{names.slug(metric)}_"
+
+
+def shared_number(prefix: str, collection: str) -> int | None:
+    """The number at a shared collection's end; None where it is none of this combination's."""
+    found = re.fullmatch(re.escape(prefix) + r"([1-9][0-9]{0,8})", collection)
+    return int(found[1]) if found else None
+
+
+def shared_mark(model: str, dimension: int, metric: str) -> str:
+    """The description of a shared collection: names the whole combination, which the name may cut short."""
+    return f"tenantry.dev/shared model={model} dimension={dimension} metric={metric}"
+
+
+def own_mark(uid: str) -> str:
+    return f"tenantry.dev/tenant-uid={uid}"
+
+
+def settled(resolved: Resolved) -> Place | None:
+    """The tenant's place, where nothing is left to choose; None: a shared collection must be chosen."""
+    tag, own = names.bare(resolved.uid), own_name(resolved.uid)
+    if resolved.vectors.isolation == "Database":
+        return Place(own, own, None, tag)
+    if resolved.vectors.isolation == "Collection":
+        return Place(DEFAULT_DATABASE, own, None, tag)
+    return shared_place(resolved, resolved.collection) if resolved.collection else None
+
+
+def shared_place(resolved: Resolved, collection: str) -> Place:
+    return Place(DEFAULT_DATABASE, collection, own_name(resolved.uid), names.bare(resolved.uid))
+
+
+def choose_shared(taken: Mapping[int, int | None], spread: int) -> int:
+    """The number of the shared collection for one more tenant.
+
+    `taken` gives for each number in use how many tenants are in it, None for a collection that is not ours.
+    The first with fewer than `spread` tenants is taken, else the number after the highest.
+    """
+    for number in sorted(taken):
+        held = taken[number]
+        if held is not None and held < spread:
+            return number
+    return max(taken, default=0) + 1
+
+
+def plan(resolved: Resolved, place: Place, credentials: Credentials, region_uid: str) -> VectorPlan:
+    """What must exist for a tenant at `place`; `region_uid` is the UID of its DataRegion."""
+    choice = resolved.vectors
+    if place.partition is not None:
+        role, user = shared_role(place.collection), f"{shared_role(place.collection)}_a"
+        password = credentials.shared_milvus(region_uid, place.collection)
+        mark = shared_mark(choice.embedding_model, choice.dimension, choice.metric)
+    else:
+        role, user = own_role(resolved.uid), own_users(resolved.uid)[0]
+        password = credentials.milvus(resolved.uid, SLOTS[0])
+        mark = own_mark(resolved.uid)
+    login = resolved.region_spec.milvus.credentials_secret is not None
+    return VectorPlan(
+        place=place,
+        mark=mark,
+        dimension=choice.dimension,
+        metric=choice.metric,
+        role=role,
+        user=user if login else "",
+        password=password if login else "",
+        grants=grants(place, choice.isolation),
+    )
+
+
+def grants(place: Place, isolation: VectorIsolation) -> tuple[Grant, ...]:
+    """The narrowest rights that serve.
+
+    Describing and listing collections are rights on a whole database: they are only given where that is the
+    tenant's own.  On a shared collection nothing that would list its partitions, whose names are tenants'.
+    """
+    privileges = ["Delete", "Insert", "Query", "Search", "Upsert"]
+    if isolation != "Partition":
+        privileges += ["GetLoadState", "IndexDetail"]
+    wanted = [Grant("Collection", place.collection, name, place.database) for name in privileges]
+    if isolation == "Database":
+        wanted += [Grant("Global", "*", name, place.database) for name in ("DescribeCollection", "ShowCollections")]
+    return tuple(sorted(wanted))

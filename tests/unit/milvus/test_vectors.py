@@ -1,0 +1,107 @@
+"""The plan for a tenant's vectors: names, rights, and the choice of a shared collection."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantry.api.tier import VectorIsolation
+from tenantry.desired import vectors
+from tenantry.desired.vectors import Place, choose_shared
+from tests.unit.milvus.make import MASTER, REGION_UID, region, tenant
+
+UID = "3f8b2c1e-9d4a-4f6b-8c7d-0e1f2a3b4c5d"
+BARE = UID.replace("-", "")
+SHARED = "shared_embed_4_cosine_1"
+
+
+def test_where_each_level_lies() -> None:
+    assert vectors.settled(tenant("Database", uid=UID)) == Place("t_" + BARE, "t_" + BARE, None, BARE)
+    assert vectors.settled(tenant("Collection", uid=UID)) == Place("default", "t_" + BARE, None, BARE)
+    assert vectors.settled(tenant("Partition", uid=UID)) is None
+    pinned = vectors.settled(tenant("Partition", uid=UID, collection=SHARED))
+    assert pinned == Place("default", SHARED, "t_" + BARE, BARE)
+
+
+@pytest.mark.parametrize("isolation", ["Collection", "Database"])
+def test_a_tenant_with_a_user_of_its_own(isolation: VectorIsolation) -> None:
+    resolved = tenant(isolation, uid=UID)
+    place = vectors.settled(resolved)
+    assert place is not None
+    plan = vectors.plan(resolved, place, MASTER, REGION_UID)
+    assert plan.login == (vectors.own_users(UID)[0], MASTER.milvus(UID, "a"))
+    assert UID in plan.mark
+    assert not plan.shared
+    assert {g.target for g in plan.grants if g.scope == "Collection"} == {place.collection}
+    assert {g.database for g in plan.grants} == {place.database}
+    wide = {g.privilege for g in plan.grants if g.scope == "Global"}
+    assert wide == ({"DescribeCollection", "ShowCollections"} if isolation == "Database" else set())
+
+
+def test_tenants_of_a_shared_collection_share_its_user_and_cannot_list_partitions() -> None:
+    plans = []
+    for _ in range(2):
+        resolved = tenant("Partition", collection=SHARED)
+        plans.append(vectors.plan(resolved, vectors.shared_place(resolved, SHARED), MASTER, REGION_UID))
+    assert plans[0].login == plans[1].login
+    assert plans[0].place.partition != plans[1].place.partition
+    assert {g.privilege for g in plans[0].grants} == {"Delete", "Insert", "Query", "Search", "Upsert"}
+    other = tenant("Partition", collection="shared_embed_4_cosine_2")
+    elsewhere = vectors.plan(other, vectors.shared_place(other, other.collection), MASTER, REGION_UID)
+    assert elsewhere.user != plans[0].user
+    assert elsewhere.password != plans[0].password
+
+
+def test_no_login_where_the_region_has_none() -> None:
+    resolved = tenant("Collection", spec=region(secret=False, unauthenticated=True))
+    place = vectors.settled(resolved)
+    assert place is not None
+    assert vectors.plan(resolved, place, MASTER, REGION_UID).login == ("", "")
+
+
+def test_a_plan_shows_no_password() -> None:
+    resolved = tenant("Collection")
+    place = vectors.settled(resolved)
+    assert place is not None
+    plan = vectors.plan(resolved, place, MASTER, REGION_UID)
+    assert plan.password not in repr(plan)
+
+
+@given(st.uuids(), st.text(min_size=1, max_size=300), st.integers(2, 32768), st.sampled_from(["COSINE", "IP", "L2"]))
+def test_names_fit_milvus(uid: uuid.UUID, model: str, dimension: int, metric: str) -> None:
+    shared = vectors.shared_prefix(model, dimension, metric) + "123456789"
+    for user in (*vectors.own_users(str(uid)), vectors.shared_role(shared) + "_a"):
+        assert len(user) < 32
+        assert user.replace("_", "a").isalnum()
+    assert len(shared) <= 255
+    assert shared.isascii()
+    assert shared.replace("_", "a").isalnum()
+
+
+def test_a_combination_knows_only_its_own_collections() -> None:
+    prefix = vectors.shared_prefix("text-embedding-3-small", 1536, "COSINE")
+    assert prefix == "shared_text_embedding_3_small_1536_cosine_"
+    assert vectors.shared_number(prefix, prefix + "12") == 12
+    for other in ("", "x", "0", "01", "-1", "1_2"):
+        assert vectors.shared_number(prefix, prefix + other) is None
+    assert vectors.shared_number(prefix, vectors.shared_prefix("text-embedding-3-small", 15, "IP") + "1") is None
+
+
+@pytest.mark.parametrize(
+    ("taken", "number"),
+    [
+        ({}, 1),
+        ({1: 0}, 1),
+        ({1: 2}, 1),
+        ({1: 3}, 2),
+        ({1: 3, 2: 2}, 2),
+        ({1: 2, 2: 2}, 1),
+        ({1: None}, 2),
+        ({1: 3, 2: None, 4: 3}, 5),
+    ],
+)
+def test_the_first_shared_collection_with_room_is_chosen(taken: dict[int, int | None], number: int) -> None:
+    assert choose_shared(taken, spread=3) == number
