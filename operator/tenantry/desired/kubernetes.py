@@ -30,17 +30,3 @@ def runtime_objects(resolved: Resolved, options: Options, credentials_digest: st
         workload.deployment(resolved, options, credentials_digest),
         *(made for made in optional if made is not None),
     ]
-
-
-def unwanted(resolved: Resolved, options: Options) -> list[tuple[str, str, str, str]]:
-    """What may be left from an earlier spec and must go: (apiVersion, kind, namespace, name)."""
-    space = resolved.runtime_namespace
-    gone = []
-    if workload.disruption_budget(resolved) is None:
-        gone.append(("policy/v1", "PodDisruptionBudget", space, scrape.NAME))
-    gone += [
-        ("monitoring.coreos.com/v1", kind, space, scrape.NAME)
-        for kind in ("PodMonitor", "ServiceMonitor")
-        if kind != options.monitor
-    ]
-    return gone

@@ -5,6 +5,8 @@ from tenantry.desired.meta import RUNTIME, WORKLOAD, Json, metadata
 from tenantry.resolve import Resolved
 
 POD_SECURITY = "pod-security.kubernetes.io"
+EXTERNAL_SERVICES = f"{names.GROUP}/external-services"
+"""Read by the chart's admission policies.  Always set: a label that goes missing is not seen as a change."""
 
 
 def namespaces(resolved: Resolved) -> list[Json]:
@@ -16,7 +18,8 @@ def namespaces(resolved: Resolved) -> list[Json]:
 
 
 def _namespace(resolved: Resolved, name: str, role: str) -> Json:
-    labels = {names.ROLE_LABEL: role}
+    external = role == WORKLOAD and resolved.features.external_services
+    labels = {names.ROLE_LABEL: role, EXTERNAL_SERVICES: "allowed" if external else "refused"}
     for mode in ("enforce", "audit", "warn"):
         labels[f"{POD_SECURITY}/{mode}"] = "restricted"
         labels[f"{POD_SECURITY}/{mode}-version"] = "latest"
