@@ -1,0 +1,142 @@
+"""What drifts is put back; what is away is waited for; what is killed goes on."""
+
+import random
+import time
+
+from tests.integration.operator.world import GROUP, World, until
+
+SEED = 20261122
+
+
+def test_drift_is_put_back_and_counted(operator):
+    world = operator
+    uid = world.tenant("drift", "enterprise")
+    world.ready("drift")
+    replica = world.replicas[-1]
+    quotas = world.get("/api/v1/namespaces/tenant-drift/resourcequotas")
+    assert quotas
+    quota = quotas["items"][0]["metadata"]["name"]
+    path = f"/api/v1/namespaces/tenant-drift/resourcequotas/{quota}"
+    before = world.get(path)
+    assert before
+    world.patch(path, {"spec": {"hard": {"pods": "9999"}}})
+    until(lambda: (world.get(path) or {}).get("spec") == before["spec"], "the quota is put back", 10)
+    world.remove("/apis/apps/v1/namespaces/runtime-drift/deployments/runtime")
+    until(lambda: world.get("/apis/apps/v1/namespaces/runtime-drift/deployments/runtime"), "the Deployment is back", 20)
+    world.ready("drift")
+    assert replica.value("tenantry_drift_corrections_total", subsystem="namespaces") >= 1
+    assert replica.value("tenantry_drift_corrections_total", subsystem="runtime") >= 1
+
+    # What no watch sees: within the resync.
+    world.rows("ALTER ROLE tenant_drift CONNECTION LIMIT 1000")
+    world.rows("GRANT USAGE ON SCHEMA tenant_drift__runtime TO PUBLIC")
+    world.patch("/api/v1/namespaces/tenant-drift/secrets/postgres", {"stringData": {"password": "changed by somebody"}})
+    limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'tenant_drift'"
+    until(lambda: world.rows(limit)[0][0] != 1000, "the role is put back", 40)
+    acl = "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'tenant_drift__runtime'"
+    until(lambda: ",=U" not in world.rows(acl)[0][0] and "{=U" not in world.rows(acl)[0][0], "PUBLIC has nothing", 40)
+    until(
+        lambda: (world.secret("tenant-drift", "postgres") or {}).get("password") != "changed by somebody",
+        "the Secret is put back",
+        40,
+    )
+    with world.vectors() as client:
+        mine = [r for r in client.list_roles() if r in world.places(uid)]
+        assert mine
+        user = next(u for u in client.list_users() if u in world.places(uid))
+        client.revoke_role(user, mine[0])
+        until(lambda: mine[0] in client.describe_user(user).get("roles", ()), "the role is given back", 60)
+    assert replica.value("tenantry_drift_corrections_total", subsystem="database") >= 1
+    assert replica.value("tenantry_drift_corrections_total", subsystem="vectors") >= 1
+    world.ready("drift")
+
+
+def test_an_event_of_a_deletion_missed_while_nobody_watched(operator):
+    world = operator
+    world.tenant("missed")
+    world.ready("missed")
+    world.stop()
+    world.remove("/api/v1/namespaces/tenant-missed/limitranges/" + first(world, "limitranges"))
+    world.remove(f"{GROUP}/namespaces/tenant-missed/accesskeys/default")
+    world.start()
+    until(lambda: first(world, "limitranges"), "the LimitRange is back", 30)
+    until(lambda: world.secret("tenant-missed", "accesskey-default"), "the key is back", 30)
+    world.ready("missed")
+
+
+def first(world: World, plural: str) -> str:
+    items = (world.get(f"/api/v1/namespaces/tenant-missed/{plural}") or {"items": []})["items"]
+    return str(items[0]["metadata"]["name"]) if items else ""
+
+
+def test_without_postgresql_the_rest_goes_on_and_it_heals(operator):
+    world = operator
+    world.tenant("before")
+    world.ready("before")
+    world.postgres.stop()
+    try:
+        uid = world.tenant("during")
+        message = world.says("during", "DatabaseUnavailable", "DatabaseReady", 60)
+        assert "password" not in message.lower() or "only-for-this-test" not in message
+        until(lambda: world.condition("during", "VectorsReady").get("status") == "True", "vectors go on", 30)
+        assert world.condition("during", "NamespacesReady")["status"] == "True"
+        assert world.condition("during", "Stalled")["status"] == "False"
+        assert world.places(uid)
+    finally:
+        world.postgres.start()
+    world.ready("during", 120)
+    world.ready("before", 60)
+
+
+def test_killed_at_random_moments_everything_still_converges(operator):
+    world = operator
+    rng = random.Random(SEED)
+    tiers = ("free", "pro", "free", "enterprise")
+    uids: dict[str, str] = {}
+    deleted: dict[str, str] = {}
+    for step in range(12):
+        name = f"kill-{step}"
+        uids[name] = world.tenant(name, tiers[step % len(tiers)])
+        if step % 3 == 2:
+            gone = rng.choice(sorted(uids))
+            deleted[gone] = uids.pop(gone)
+            world.remove(f"{GROUP}/tenants/{gone}")
+        if uids and step % 2:
+            world.change(rng.choice(sorted(uids)), ai={"customInstructions": f"step {step}"})
+        time.sleep(rng.uniform(0.05, 1.5))
+        world.replicas[-1].kill()
+        world.start()
+    for name in uids:
+        world.ready(name, 120)
+    for name, uid in deleted.items():
+        until(lambda n=name: world.get(f"{GROUP}/tenants/{n}") is None, f"{name} is gone", 120)
+        assert [p for p in world.places(uid) if not p.startswith("shared_")] == []
+        assert not world.schemas(name)
+        assert not world.roles(name)
+    for name in uids:
+        schema = f"tenant_{name.replace('-', '_')}"
+        assert world.schemas(name) == {schema, f"{schema}__runtime"}
+
+
+def test_of_two_replicas_one_works_and_the_other_takes_over(operator):
+    world = operator
+    leader = world.replicas[-1]
+    world.tenant("handed")
+    world.ready("handed")
+    standby = world.start("standby")
+    until(lambda: metrics_answer(standby), "the standby serves its probes", 30)
+    assert standby.value("tenantry_leader") == 0
+    leader.kill()
+    started = time.monotonic()
+    world.change("handed", ai={"customInstructions": "after"})
+    until(lambda: standby.value("tenantry_leader") == 1, "the standby leads", 15)
+    assert time.monotonic() - started <= 15
+    world.ready("handed")
+
+
+def metrics_answer(replica) -> bool:
+    try:
+        replica.value("tenantry_leader")
+    except Exception:
+        return False
+    return True

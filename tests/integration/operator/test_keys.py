@@ -1,0 +1,85 @@
+"""AccessKeys that a tenant's developer makes, changes and deletes."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from tenantry_runtime.config import key_sha256
+from tests.integration.operator.world import GROUP, World, until
+
+KEYS = f"{GROUP}/namespaces/tenant-keys/accesskeys"
+
+
+def hashes(world: World) -> set[str]:
+    return {r[0] for r in world.rows("SELECT key_sha256 FROM tenant_keys__runtime.access_keys")}
+
+
+def make(world: World, name: str, **spec) -> None:
+    manifest = {"apiVersion": "tenantry.dev/v1alpha1", "kind": "AccessKey", "metadata": {"name": name}, "spec": spec}
+    world.create(KEYS, manifest)
+
+
+def status(world: World, name: str) -> dict:
+    return (world.get(f"{KEYS}/{name}") or {}).get("status", {})
+
+
+def test_a_keys_whole_life(operator):
+    world = operator
+    world.tenant("keys")
+    world.ready("keys")
+    make(world, "ci", user="ci-bot", scopes=["chat"])
+    secret = until(lambda: world.secret("tenant-keys", "accesskey-ci"), "the Secret is there", 20)
+    key = secret["api-key"]
+    until(lambda: status(world, "ci").get("secretName") == "accesskey-ci", "the status names it", 20)
+    until(lambda: key_sha256(key) in hashes(world), "the runtime knows it", 20)
+    assert world.rows("SELECT user_name, scopes FROM tenant_keys__runtime.access_keys WHERE name = 'ci'") == [
+        ("ci-bot", ["chat"])
+    ]
+    assert key not in str(world.rows("SELECT * FROM tenant_keys__runtime.access_keys"))
+
+    world.patch(f"{KEYS}/ci", {"metadata": {"annotations": {"tenantry.dev/rotate": "2026-11-22"}}})
+    until(lambda: key_sha256(key) not in hashes(world), "the old key is gone", 20)
+    rotated = until(
+        lambda: (found := world.secret("tenant-keys", "accesskey-ci")) and found["api-key"] != key and found,
+        "there is a new key",
+        20,
+    )
+    until(lambda: key_sha256(rotated["api-key"]) in hashes(world), "the new key is known", 20)
+
+    started = time.monotonic()
+    world.remove(f"{KEYS}/ci")
+    until(lambda: key_sha256(rotated["api-key"]) not in hashes(world), "the deleted key is refused", 5)
+    assert time.monotonic() - started < 3, "a user would call it at once"
+    until(lambda: world.secret("tenant-keys", "accesskey-ci") is None, "its Secret went with it", 40)
+
+    soon = datetime.now(UTC) + timedelta(seconds=4)
+    make(world, "short", expiresAt=soon.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    until(lambda: "short" in world.keys("keys"), "it works before its time", 20)
+    until(lambda: "short" not in world.keys("keys"), "it ends at its time", 30)
+    until(lambda: status(world, "short")["conditions"][0]["reason"] == "Expired", "the status says so", 20)
+
+
+def test_a_key_deleted_while_no_operator_ran_is_refused_when_one_does(operator):
+    world = operator
+    world.tenant("keys")
+    world.ready("keys")
+    make(world, "gone")
+    until(lambda: "gone" in world.keys("keys"), "it is known", 20)
+    world.stop()
+    world.remove(f"{KEYS}/gone")
+    world.start()
+    until(lambda: "gone" not in world.keys("keys"), "it is refused", 30)
+
+
+def test_the_default_key_comes_back_as_another_one(operator):
+    world = operator
+    world.tenant("keys")
+    world.ready("keys")
+    old = world.secret("tenant-keys", "accesskey-default")
+    assert old
+    world.remove(f"{KEYS}/default")
+    until(
+        lambda: (new := world.secret("tenant-keys", "accesskey-default")) and new["api-key"] != old["api-key"],
+        "there is another default key",
+        60,
+    )
+    until(lambda: key_sha256(old["api-key"]) not in hashes(world), "the old one is refused", 20)

@@ -1,0 +1,297 @@
+"""The operator as a process against a real API server with its controllers, PostgreSQL 18 and Milvus 2.3.5.
+
+There is no node here: `Kubelet` stands in for one and reports each Pod as running.  What Pods do is for tests/e2e.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from pymilvus import MilvusClient
+
+from dev.cluster import milvus, net, postgres
+from tests import samples
+from tests.controlplane import ControlPlane
+
+Json = dict[str, Any]
+NAMESPACE = "tenantry-system"
+GROUP = "/apis/tenantry.dev/v1alpha1"
+ADMIN_PASSWORD = "only-for-this-test"
+MERGE = {"Content-Type": "application/merge-patch+json"}
+RESYNC_SECONDS = 8
+
+
+def until(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """What `look` returns once it is true; AssertionError with the last answer after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what} (last seen: {seen!r})"
+        time.sleep(0.1)
+
+
+class Kubelet(threading.Thread):
+    """Stands in for a node: every Pod is Ready as soon as it is there."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        super().__init__(daemon=True)
+        self._client = client
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        while not self._end.wait(0.2):
+            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
+                for pod in self._client.get("/api/v1/pods").json()["items"]:
+                    if pod["status"].get("phase") == "Pending":
+                        self._report(pod["metadata"])
+
+    def _report(self, meta: Json) -> None:
+        ready = [{"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady", "PodScheduled")]
+        body = {"status": {"phase": "Running", "conditions": ready}}
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status"
+        self._client.patch(path, json=body, headers=MERGE)
+
+    def stop(self) -> None:
+        self._end.set()
+        self.join(5)
+
+
+@dataclass
+class Replica:
+    """One operator process."""
+
+    process: subprocess.Popen[bytes]
+    metrics: str
+    log: Path
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series that have these labels."""
+        total = 0.0
+        for line in httpx.get(self.metrics, trust_env=False).text.splitlines():
+            head, _, number = line.rpartition(" ")
+            if head.split("{")[0] == name and all(f'{k}="{v}"' in head for k, v in labels.items()):
+                total += float(number)
+        return total
+
+    def writes(self) -> float:
+        total = 0.0
+        for line in httpx.get(self.metrics, trust_env=False).text.splitlines():
+            if line.startswith("tenantry_api_requests_total{") and 'resource="leases"' not in line:
+                verb = line.split('verb="')[1].split('"')[0]
+                total += float(line.rpartition(" ")[2]) if verb not in ("get", "list") else 0
+        return total
+
+
+@dataclass
+class World:
+    plane: ControlPlane
+    postgres: postgres.Server
+    milvus: milvus.Server
+    folder: Path
+    replicas: list[Replica] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.api = self.plane.client()
+
+    # -- the API server --------------------------------------------------------------
+
+    def create(self, path: str, body: Json) -> Json:
+        answer = self.api.post(path, json=body)
+        assert answer.status_code < 300, answer.text
+        return dict(answer.json())
+
+    def get(self, path: str) -> Json | None:
+        answer = self.api.get(path)
+        if answer.status_code == 404:
+            return None
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def patch(self, path: str, body: Json) -> Json:
+        answer = self.api.patch(path, json=body, headers=MERGE)
+        assert answer.status_code < 300, answer.text
+        return dict(answer.json())
+
+    def remove(self, path: str) -> None:
+        assert self.api.delete(path).status_code in (200, 202, 404)
+
+    def tenant(self, name: str, tier: str = "free", **spec: Any) -> str:
+        """Make it; its UID.  The policy is Delete unless said otherwise, so that a test leaves nothing."""
+        manifest = samples.manifest(name, tier, **{"deletion": {"policy": "Delete"}, **spec})
+        return str(self.create(f"{GROUP}/tenants", manifest)["metadata"]["uid"])
+
+    def change(self, name: str, **spec: Any) -> None:
+        self.patch(f"{GROUP}/tenants/{name}", {"spec": spec})
+
+    def seen(self, name: str) -> Json:
+        found = self.get(f"{GROUP}/tenants/{name}")
+        assert found is not None, f"Tenant {name} is gone"
+        return found
+
+    def condition(self, name: str, kind: str = "Ready") -> Json:
+        found = self.get(f"{GROUP}/tenants/{name}") or {}
+        return next((c for c in found.get("status", {}).get("conditions", ()) if c["type"] == kind), {})
+
+    def ready(self, name: str, seconds: float = 60) -> Json:
+        """Waits until it is Ready at its newest generation."""
+
+        def look() -> bool:
+            seen = self.seen(name)
+            current = seen.get("status", {}).get("observedGeneration") == seen["metadata"]["generation"]
+            return current and self.condition(name).get("status") == "True"
+
+        try:
+            until(look, f"{name} is Ready", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {json.dumps(self.seen(name).get('status'), indent=1)}") from None
+        return self.seen(name)
+
+    def says(self, name: str, reason: str, kind: str = "Ready", seconds: float = 60) -> str:
+        """Waits for a condition's reason; its message."""
+        until(
+            lambda: self.condition(name, kind).get("reason") == reason, f"{kind} of {name} has reason {reason}", seconds
+        )
+        return str(self.condition(name, kind)["message"])
+
+    def deleted(self, *tenants: str, seconds: float = 90) -> None:
+        """Delete them and wait until they are gone."""
+        for name in tenants:
+            self.remove(f"{GROUP}/tenants/{name}")
+        for name in tenants:
+            until(lambda n=name: self.get(f"{GROUP}/tenants/{n}") is None, f"{name} is gone", seconds)  # type: ignore[misc]
+
+    def secret(self, namespace: str, name: str) -> dict[str, str] | None:
+        found = self.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        return {k: base64.b64decode(v).decode() for k, v in found["data"].items()} if found else None
+
+    # -- the stores ------------------------------------------------------------------
+
+    def rows(self, query: str, *args: object, database: str = postgres.DATABASE) -> list[tuple[Any, ...]]:
+        """As the superuser."""
+        with psycopg.connect(self.postgres.dsn(dbname=database), autocommit=True) as connection:
+            cursor = connection.execute(query, args or None)  # type: ignore[arg-type]
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def schemas(self, tenant: str) -> set[str]:
+        return self._named(tenant, "SELECT nspname FROM pg_namespace")
+
+    def roles(self, tenant: str) -> set[str]:
+        return self._named(tenant, "SELECT rolname FROM pg_roles")
+
+    def _named(self, tenant: str, query: str) -> set[str]:
+        schema = f"tenant_{tenant.replace('-', '_')}"
+        return {r[0] for r in self.rows(query) if r[0] == schema or r[0].startswith(f"{schema}__")}
+
+    def keys(self, tenant: str) -> set[str]:
+        return {r[0] for r in self.rows(f"SELECT name FROM tenant_{tenant.replace('-', '_')}__runtime.access_keys")}
+
+    @contextlib.contextmanager
+    def vectors(self) -> Iterator[MilvusClient]:
+        client = MilvusClient(uri=self.milvus.uri, token=f"root:{ADMIN_PASSWORD}")
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def places(self, uid: str) -> list[str]:
+        """Every partition, collection, user and role that carries this Tenant's UID."""
+        from tenantry import names
+
+        marks = (names.bare(uid), names.short(uid))
+        with self.vectors() as client:
+            found = [*client.list_collections(), *client.list_users(), *client.list_roles()]
+            for collection in client.list_collections():
+                found += client.list_partitions(collection)
+        return [name for name in found if any(mark in name for mark in marks)]
+
+    # -- the operator -------------------------------------------------------------------
+
+    def start(self, name: str = "operator") -> Replica:
+        """Start one more replica."""
+        metrics, health = net.free_port(), net.free_port()
+        log = self.folder / f"{name}-{len(self.replicas)}.log"
+        variables = {
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "TENANTRY_RUNTIME_IMAGE": "runtime:test",
+            "TENANTRY_NAMESPACE": NAMESPACE,
+            "TENANTRY_POD": f"{name}-{len(self.replicas)}",
+            "TENANTRY_RESYNC_SECONDS": str(RESYNC_SECONDS),
+            "TENANTRY_LEASE_SECONDS": "4",
+            "TENANTRY_LISTEN": "127.0.0.1",
+            "TENANTRY_METRICS_PORT": str(metrics),
+            "TENANTRY_HEALTH_PORT": str(health),
+        }
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tenantry.run"],
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        made = Replica(process, f"http://127.0.0.1:{metrics}/metrics", log)
+        self.replicas.append(made)
+        return made
+
+    def stop(self) -> None:
+        for replica in self.replicas:
+            replica.stop()
+        self.replicas.clear()
+
+
+def prepare(plane: ControlPlane, database: postgres.Server, vectors: milvus.Server, folder: Path) -> World:
+    """The region's Secrets, the tiers and the region."""
+    world = World(plane, database, vectors, folder)
+    world.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    logins = {
+        "tenantry-postgres": {"username": postgres.ADMIN, "password": ADMIN_PASSWORD},
+        "tenantry-milvus": {"username": "root", "password": ADMIN_PASSWORD},
+        "tenantry-provider": {"api-key": "not-called-here"},
+    }
+    for name, data in logins.items():
+        world.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", {"metadata": {"name": name}, "stringData": data})
+    for tier in ("free", "pro", "enterprise"):
+        world.create(f"{GROUP}/tenanttiers", samples.tier_manifest(tier))
+    world.create(f"{GROUP}/dataregions", region(world, "main"))
+    return world
+
+
+def region(world: World, name: str, **spec: Any) -> Json:
+    login = samples.REGION["postgres"]
+    return {
+        "apiVersion": "tenantry.dev/v1alpha1",
+        "kind": "DataRegion",
+        "metadata": {"name": name},
+        "spec": {
+            **samples.REGION,
+            "postgres": {**login, "host": "127.0.0.1", "port": world.postgres.port, "sslmode": "disable"},
+            "milvus": {**samples.REGION["milvus"], "uri": world.milvus.uri},
+            "embedding": {"model": "text-embedding-3-small", "dimension": 8, "metric": "COSINE"},
+            **spec,
+        },
+    }
