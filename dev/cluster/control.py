@@ -20,6 +20,7 @@ from dev.cluster.settings import (
     MANAGER_PORT,
     NODE,
     POD_CIDR,
+    PODS,
     SCHEDULER_PORT,
     SERVICE_CIDR,
 )
@@ -135,6 +136,7 @@ def api_server() -> Service:
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged=true",
         "--profiling=false",
+        *([] if PODS else ["--endpoint-reconciler-type=none"]),  # an endpoint may not be a loopback address
     ]
     admin = ca.issue("admin", *_USERS["admin"])
     return Service(

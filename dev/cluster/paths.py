@@ -19,3 +19,4 @@ KUBECONFIG = DEV / "kubeconfig"
 INFO = DEV / "cluster.json"
 RUN = Path("/run/tenantry-dev") if os.geteuid() == 0 else Path(f"/tmp/tenantry-dev-{os.geteuid()}")
 OWNER = RUN / "owner.json"
+VAR = Path("/var/lib/tenantry-dev")  # kubelet's own folder, with sockets in it
