@@ -1,0 +1,151 @@
+"""Level-triggered: look, compare, write what differs, look again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from tenantry.api.conditions import Reason
+from tenantry.backends.errors import BackendError, foreign
+from tenantry.backends.postgres import errors, observe, removal
+from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Undefined
+from tenantry.desired.database import DatabasePlan
+from tenantry.desired.postgres import inside as insides
+from tenantry.desired.postgres import keys
+from tenantry.desired.postgres import shared as shareds
+from tenantry.desired.postgres.seen import Inside, Shared
+from tenantry.desired.postgres.statements import Correction
+from tenantry.desired.postgres.things import Isolation, Policy, Things
+from tenantry_runtime.config import AccessKeyRow
+
+PASSES = 5
+"""Looks until nothing differs: the longest way (roles, database, its grants) takes four."""
+
+
+@dataclass(frozen=True)
+class DatabaseSeen:
+    """What `ensure` saw to hold at its end."""
+
+    database: str
+    schema: str
+    corrected: tuple[str, ...]
+    """What somebody else had changed and is put back; empty for a new tenant."""
+    created: bool
+    month: str | None
+    """The month (YYYY-MM, the tenant's time zone) of `spent_nano`; None before the first call."""
+    spent_nano: int | None
+    """Nano-dollars settled in that month."""
+
+
+class PostgresBackend:
+    """One region's PostgreSQL.  Every method raises `BackendError` within about 10 s when it does not answer."""
+
+    def __init__(self, admin: Admin, connection_class: type[Connection] = psycopg.AsyncConnection) -> None:
+        self._connections = Connections(admin, connection_class)
+
+    async def ensure(self, plan: DatabasePlan, *, logins: bool = False) -> DatabaseSeen:
+        """A steady tenant costs one query (at level Database one more, in its own database) and no write.
+
+        `logins`: also try each login, for its password can't be seen, and a role may change its own.
+        """
+        work = _Work(plan)
+        own = plan.isolation == "Database"
+        async with self._connections.use() as session:
+            _, inside = await work.converge(session, shared=True, inside=not own)
+        if own:
+            async with self._connections.use(plan.database) as session:
+                _, inside = await work.converge(session, shared=False, inside=True)
+        if logins:
+            await self._try_logins(plan, work)
+        assert inside is not None
+        return DatabaseSeen(
+            database=plan.database,
+            schema=plan.things.schema,
+            corrected=() if work.created else tuple(dict.fromkeys(c.what for c in work.done if c.drift)),
+            created=work.created,
+            month=inside.month,
+            spent_nano=inside.spent_nano,
+        )
+
+    async def _try_logins(self, plan: DatabasePlan, work: "_Work") -> None:
+        refused = [
+            role
+            for role in plan.roles
+            if role.login and not await self._connections.accepts(role.name, role.password, plan.database)
+        ]
+        if refused:
+            resets = [shareds.reset_password(plan.things, role) for role in refused]
+            async with self._connections.use() as session:
+                await session.transact(resets)
+            work.done += resets
+
+    async def sync_keys(self, plan: DatabasePlan, rows: Sequence[AccessKeyRow]) -> bool:
+        """Make the tenant's keys exactly `rows`; whether anything was written.  Requires `ensure`."""
+        async with self._connections.use(plan.database) as session:
+            try:
+                seen = await session.run(keys.select(plan.things), what="access keys")
+            except Undefined:
+                raise BackendError(
+                    Reason.RETRYING,
+                    "The tenant's table of access keys is not there yet; the operator makes it and tries again",
+                ) from None
+            correction = keys.correction(plan.things, rows, seen)
+            if correction:
+                await session.transact([correction])
+            return correction is not None
+
+    async def remove(self, tenant: str, uid: str, isolation: Isolation, policy: Policy) -> None:
+        """Take away what was made for this UID, and nothing that carries another; goes on after a crash.
+
+        ``Retain`` renames the schemas (and the tenant's own database) to ``retained_UID``, owned by the admin.
+        """
+        await removal.remove(self._connections, Things(tenant, uid), isolation, policy)
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+
+class _Work:
+    """One `ensure`: the plan, and what was done for it."""
+
+    def __init__(self, plan: DatabasePlan) -> None:
+        self.plan = plan
+        self.done: list[Correction] = []
+        self._first: Shared | None = None
+
+    @property
+    def created(self) -> bool:
+        """Whether not one role of the tenant was there."""
+        return self._first is not None and not self._first.roles.keys() & set(self.plan.things.roles)
+
+    async def converge(self, session: Session, *, shared: bool, inside: bool) -> tuple[Shared | None, Inside | None]:
+        """What was seen when nothing differed any more."""
+        plan = self.plan
+        databases = (plan.application_database, plan.database)
+        differing: list[Correction] = []
+        for _ in range(PASSES):
+            seen = await observe.everything(session, plan.things, databases, shared=shared, inside=inside)
+            self._first = self._first or seen[0]
+            differing = self._compare(*seen)
+            if not differing:
+                return seen
+            together = [c for c in differing if not c.alone]
+            if together:
+                await session.transact(together)
+            else:
+                await session.correct(differing[0])
+            self.done += together or differing[:1]
+        raise errors.unmended(differing[0].what)
+
+    def _compare(self, shared: Shared | None, inside: Inside | None) -> list[Correction]:
+        """Nothing is written while anything by our names is somebody else's."""
+        for name in (
+            shared and shareds.foreign(self.plan, shared),
+            inside and insides.foreign(self.plan, inside),
+        ):
+            if name:
+                raise foreign(name)
+        return [
+            *(shareds.corrections(self.plan, shared) if shared else ()),
+            *(insides.corrections(self.plan, inside) if inside else ()),
+        ]

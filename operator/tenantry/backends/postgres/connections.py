@@ -1,0 +1,249 @@
+"""A few connections to one PostgreSQL, each statement with a limit of time.
+
+Not psycopg_pool: it connects in the background, so that who waits learns only that there is no connection, not
+that a password is wrong; and after a restart of the server it hands out dead connections or asks each first.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.rows import TupleRow
+
+from tenantry.api.conditions import Reason
+from tenantry.backends.errors import BackendError
+from tenantry.backends.postgres import errors
+from tenantry.desired.postgres.statements import Correction, Statement
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 8.0
+"""For what should take milliseconds; so that a dead or slow server is noticed within 10 s."""
+STATEMENT_SECONDS = 30.0
+LOCK_SECONDS = 5
+POOL_SIZE = 6
+
+
+@dataclass(frozen=True)
+class Admin:
+    """Who the operator is at one region's PostgreSQL, and the application database."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str = field(repr=False)
+    sslmode: Literal["disable", "prefer", "require", "verify-full"] = "prefer"
+
+
+class Undefined(BackendError):
+    """A table or column that a statement names is not there."""
+
+    @classmethod
+    def of(cls, error: BackendError) -> "Undefined":
+        return cls(error.reason, error.message)
+
+
+class Session:
+    """One connection in one task; every failure is a `BackendError`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._warnings: list[str] = []
+        connection.add_notice_handler(self._notice)
+
+    def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        if (notice.severity_nonlocalized or notice.severity) == "WARNING":
+            self._warnings.append(notice.message_primary or "no reason given")
+
+    async def run(
+        self,
+        statement: Statement,
+        values: Any = None,
+        *,
+        what: str = "a query",
+        seconds: float = STATEMENT_SECONDS,
+        strict: bool = True,
+    ) -> list[TupleRow]:
+        """The rows of the statement, of which `what` says what it is for; `strict`: a warning is an error."""
+        self._warnings.clear()
+        try:
+            cursor = await _execute(self._connection, statement, values, seconds)
+            rows = await cursor.fetchall() if cursor.description else []
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            raise Undefined.of(errors.running(error, what)) from None
+        except psycopg.Error as error:
+            raise errors.running(error, what) from None
+        if strict and self._warnings:
+            raise errors.warned(what, self._warnings[0])
+        return rows
+
+    async def correct(self, correction: Correction) -> None:
+        """All its statements in one round trip."""
+        await self.run(sql.SQL("\n;\n").join(correction.statements), what=correction.what)
+
+    async def transact(self, corrections: Iterable[Correction]) -> None:
+        """All of them, or none."""
+        await self.run(sql.SQL("BEGIN"))
+        try:
+            for correction in corrections:
+                await self.correct(correction)
+            await self.run(sql.SQL("COMMIT"))
+        except BaseException:
+            # A connection that can't roll back is closed by `use`, which does the same.
+            if self.usable:
+                with contextlib.suppress(BackendError):
+                    await self.run(sql.SQL("ROLLBACK"))
+            raise
+
+    @property
+    def usable(self) -> bool:
+        return not self._connection.closed and not self._connection.broken
+
+    @property
+    def idle(self) -> bool:
+        """Whether another task may have the connection."""
+        return self.usable and self._connection.info.transaction_status == pq.TransactionStatus.IDLE
+
+    def detach(self) -> Connection:
+        self._connection.remove_notice_handler(self._notice)
+        return self._connection
+
+
+class Connections:
+    """At most POOL_SIZE at once; those to the application database are kept and used again."""
+
+    def __init__(self, admin: Admin, connection_class: type[Connection] = psycopg.AsyncConnection) -> None:
+        self.admin = admin
+        self._class = connection_class
+        self._places = asyncio.Semaphore(POOL_SIZE)
+        self._idle: list[Connection] = []
+
+    @contextlib.asynccontextmanager
+    async def use(self, database: str | None = None) -> AsyncIterator[Session]:
+        """A session of the admin's in `database`, else in the application database.
+
+        A task that holds one must not ask for a second: that could wait for itself.
+        """
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise errors.slow(READ_SECONDS) from None
+        try:
+            keep = database in (None, self.admin.database)
+            connection = (self._take() if keep else None) or await self._open(database or self.admin.database)
+            session = Session(connection)
+            try:
+                yield session
+            finally:
+                session.detach()
+                if keep and session.idle:
+                    self._idle.append(connection)
+                else:
+                    await connection.close()
+        finally:
+            self._places.release()
+
+    def _take(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and not _has_news(connection):
+                return connection
+            connection.pgconn.finish()
+        return None
+
+    async def _open(self, database: str) -> Connection:
+        settings = {
+            "search_path": "pg_catalog",
+            "statement_timeout": f"{STATEMENT_SECONDS:.0f}s",
+            "lock_timeout": f"{LOCK_SECONDS}s",
+            "idle_in_transaction_session_timeout": "60s",
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        return await self._connect(self._class, database, self.admin.user, self.admin.password, options)
+
+    async def accepts(self, user: str, password: str, database: str) -> bool:
+        """False only where the server refuses this very password; other failures say nothing of it."""
+        try:
+            connection = await self._connect(psycopg.AsyncConnection, database, user, password)
+        except BackendError as error:
+            return error.reason is not Reason.CREDENTIALS_MISSING
+        await connection.close()
+        return True
+
+    async def _connect(
+        self, kind: type[Connection], database: str, user: str, password: str, options: str = ""
+    ) -> Connection:
+        admin = self.admin
+        try:
+            async with asyncio.timeout(READ_SECONDS):  # also for names that resolve slowly
+                return await kind.connect(
+                    host=admin.host,
+                    port=admin.port,
+                    dbname=database,
+                    user=user,
+                    password=password,
+                    sslmode=admin.sslmode,
+                    connect_timeout=CONNECT_SECONDS,
+                    tcp_user_timeout=int(READ_SECONDS * 1000),
+                    keepalives_idle=30,
+                    application_name="tenantry",
+                    autocommit=True,
+                    prepare_threshold=None,
+                    options=options,
+                    # What the machine trusts, or SSL_CERT_FILE.
+                    sslrootcert="system" if admin.sslmode == "verify-full" else None,
+                )
+        except TimeoutError:
+            raise errors.slow(READ_SECONDS) from None
+        except psycopg.Error as error:
+            raise errors.connecting(error) from None
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
+
+
+async def _execute(
+    connection: Connection, statement: Statement, values: Any, seconds: float
+) -> psycopg.AsyncCursor[TupleRow]:
+    """Ends in time even when the server does not: then the connection is cut.
+
+    Cancelling psycopg's own call would ask the server to cancel and wait for its answer.
+    """
+    task = asyncio.create_task(connection.execute(statement, values))
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        _cut(connection)
+        await asyncio.wait({task})
+        task.exception()
+        raise
+    if not done:
+        _cut(connection)
+        await asyncio.wait({task})
+        task.exception()
+        raise errors.slow(seconds)
+    return task.result()
+
+
+def _cut(connection: Connection) -> None:
+    """The waiting call then sees the end of the connection."""
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as own:
+        own.shutdown(socket.SHUT_RDWR)
+
+
+def _has_news(connection: Connection) -> bool:
+    """An idle connection has something to read only when the server has ended it."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

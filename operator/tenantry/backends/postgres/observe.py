@@ -1,0 +1,48 @@
+"""One look at everything of a tenant in one database."""
+
+from collections.abc import Collection, Sequence
+
+from tenantry.backends.postgres.connections import READ_SECONDS, Session, Undefined
+from tenantry.desired.postgres import catalog, seen
+from tenantry.desired.postgres.things import Things
+
+_WHAT = "the look at the tenant's roles and schemas"
+
+
+async def everything(
+    session: Session, things: Things, databases: Sequence[str], *, shared: bool = True, inside: bool = True
+) -> tuple[seen.Shared | None, seen.Inside | None]:
+    """What all databases share, and what is in this one; None for what is not asked for.
+
+    One query where the runtime's tables are there, as they are once the tenant is provisioned; else three.
+    """
+    try:
+        found = await _query(session, things, databases, catalog.TABLES, shared, inside)
+    except Undefined:
+        found = await _query(session, things, databases, (), shared, inside)
+        present = catalog.TABLES & found[1]["relations"].keys()
+        if present:
+            found = await _query(session, things, databases, present, shared, inside)
+    return (seen.shared(found[0]) if shared else None, seen.inside(found[1], found[2]) if inside else None)
+
+
+async def catalogs(
+    session: Session, things: Things, databases: Sequence[str], schemas: Sequence[str]
+) -> tuple[seen.Shared, seen.Inside]:
+    """The same without rows, for these schemas."""
+    statement, values = catalog.observe(things, databases, (), schemas=schemas)
+    (row,) = await session.run(statement, values, what=_WHAT, seconds=READ_SECONDS)
+    return seen.shared(row[0]), seen.inside(row[1], row[2])
+
+
+async def _query(
+    session: Session,
+    things: Things,
+    databases: Sequence[str],
+    tables: Collection[str],
+    shared: bool,
+    inside: bool,
+) -> tuple[dict, dict, dict]:  # type: ignore[type-arg]
+    statement, values = catalog.observe(things, databases, tables, shared=shared, inside=inside)
+    (row,) = await session.run(statement, values, what=_WHAT, seconds=READ_SECONDS)
+    return row[0], row[1], row[2]

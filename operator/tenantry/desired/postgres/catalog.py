@@ -1,0 +1,126 @@
+"""The query that sees everything of one tenant, in one round trip."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, LiteralString
+
+from psycopg import sql
+
+from tenantry.desired.postgres.things import CONNECT_ROLE, Things
+
+_ACL: LiteralString = """(SELECT coalesce(jsonb_agg(jsonb_build_array(
+    CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable
+)), '[]') FROM aclexplode({acl}) x)"""
+
+
+def _acl(acl: LiteralString) -> LiteralString:
+    """Triples (role or '' for PUBLIC, privilege, whether it may be passed on)."""
+    return _ACL.replace("{acl}", acl)
+
+
+_RELATION = _acl(
+    """coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner))"""
+)
+
+_SHARED: LiteralString = f"""jsonb_build_object(
+  'admin', current_user,
+  'roles', (SELECT coalesce(jsonb_object_agg(r.rolname, jsonb_build_object(
+      'flags', jsonb_build_object('superuser', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole,
+        'createdb', r.rolcreatedb, 'login', r.rolcanlogin, 'replication', r.rolreplication,
+        'bypassrls', r.rolbypassrls),
+      'limit', r.rolconnlimit,
+      'until', nullif(r.rolvaliduntil, 'infinity'),
+      'comment', shobj_description(r.oid, 'pg_authid'),
+      'usable', pg_has_role(r.oid, 'USAGE'),
+      'settings', (SELECT coalesce(jsonb_object_agg(coalesce(d.datname, ''), to_jsonb(s.setconfig)), '{{}}')
+        FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase WHERE s.setrole = r.oid)
+    )), '{{}}') FROM pg_roles r WHERE r.rolname = ANY(%(roles)s) OR r.rolname = %(connect)s),
+  'members', (SELECT coalesce(jsonb_agg(jsonb_build_array(g.rolname, m.rolname, a.admin_option,
+      coalesce((to_jsonb(a) ->> 'inherit_option')::boolean, true))), '[]')
+    FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
+    WHERE (g.rolname = ANY(%(roles)s) OR m.rolname = ANY(%(roles)s)) AND m.rolname <> current_user),
+  'databases', (SELECT coalesce(jsonb_object_agg(d.datname, jsonb_build_object(
+      'owner', pg_get_userbyid(d.datdba),
+      'comment', shobj_description(d.oid, 'pg_database'),
+      'open', d.datallowconn,
+      'acl', {_acl("coalesce(d.datacl, acldefault('d', d.datdba))")}
+    )), '{{}}') FROM pg_database d WHERE d.datname = ANY(%(databases)s))
+)"""  # noqa: S608 - only constants of this file
+
+_INSIDE: LiteralString = f"""jsonb_build_object(
+  'schemas', (SELECT coalesce(jsonb_object_agg(n.nspname, jsonb_build_object(
+      'owner', pg_get_userbyid(n.nspowner),
+      'comment', obj_description(n.oid, 'pg_namespace'),
+      'acl', {_acl("coalesce(n.nspacl, acldefault('n', n.nspowner))")}
+    )), '{{}}') FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)),
+  'relations', (SELECT coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
+      'kind', c.relkind,
+      'owner', pg_get_userbyid(c.relowner),
+      'acl', {_RELATION}
+    )), '{{}}') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(runtime_schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')),
+  'functions', (SELECT coalesce(jsonb_object_agg(p.oid::regprocedure::text, jsonb_build_object(
+      'name', p.proname,
+      'owner', pg_get_userbyid(p.proowner),
+      'acl', {_acl("coalesce(p.proacl, acldefault('f', p.proowner))")}
+    )), '{{}}') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = %(runtime_schema)s),
+  'defaults', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(d.defaclrole),
+      coalesce(n.nspname, ''), d.defaclobjtype, {_acl("d.defaclacl")})), '[]')
+    FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
+    WHERE d.defaclrole IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s)))
+)"""  # noqa: S608 - only constants of this file
+
+_ROWS: Mapping[str, tuple[LiteralString, LiteralString]] = {
+    "schema_migrations": ("migrations", "SELECT coalesce(jsonb_agg(number), '[]') FROM {table}"),
+    "configuration": (
+        "configuration",
+        "SELECT jsonb_build_object('digest', digest, 'true_digest', "
+        "encode(sha256(convert_to(document, 'UTF8')), 'hex')) FROM {table}",
+    ),
+    # A month that is over has cost nothing since: the meter moves on with the next call.
+    "meter": (
+        "month",
+        "SELECT CASE WHEN month_ends_at > now()"
+        " THEN jsonb_build_array(to_char(month, 'YYYY-MM'), month_nano)"
+        " ELSE jsonb_build_array(to_char(now() AT TIME ZONE month_zone, 'YYYY-MM'), 0) END"
+        " FROM {table} WHERE subject = 'tenant'",
+    ),
+}
+TABLES = frozenset(_ROWS)
+"""Tables of the runtime's schema whose rows are looked at."""
+
+_MISSING: LiteralString = "'{}'::jsonb"
+
+
+def observe(
+    things: Things,
+    databases: Sequence[str],
+    tables: Collection[str] = TABLES,
+    *,
+    shared: bool = True,
+    inside: bool = True,
+    schemas: Sequence[str] | None = None,
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """One row of three objects: what all databases share, what is in this one, and rows of `tables`.
+
+    A table that does not exist is an error (UndefinedTable): then ask without it.  Parts not asked for are {}.
+    """
+    rows = sql.SQL(", ").join(
+        part
+        for table, (key, query) in _ROWS.items()
+        if inside and table in tables
+        for part in (
+            sql.Literal(key),
+            sql.SQL("({})").format(sql.SQL(query).format(table=sql.Identifier(things.runtime_schema, table))),
+        )
+    )
+    statement = sql.SQL("SELECT {}, {}, jsonb_build_object({})").format(
+        sql.SQL(_SHARED if shared else _MISSING), sql.SQL(_INSIDE if inside else _MISSING), rows
+    )
+    return statement, {
+        "roles": list(things.roles),
+        "connect": CONNECT_ROLE,
+        "databases": list(databases),
+        "schemas": list(schemas or ("public", *things.schemas)),
+        "runtime_schema": things.runtime_schema,
+    }

@@ -1,0 +1,187 @@
+"""Schemas, default privileges, the runtime's tables and its configuration row: a plan less what is there."""
+
+from collections.abc import Iterator, Mapping
+from typing import LiteralString
+
+from psycopg import sql
+
+from tenantry.desired.database import DatabasePlan, Migration
+from tenantry.desired.postgres.seen import Inside, SeenThing
+from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, statement, trusted
+
+_KINDS: Mapping[str, sql.SQL] = {
+    "r": sql.SQL("TABLES"),
+    "S": sql.SQL("SEQUENCES"),
+    "f": sql.SQL("FUNCTIONS"),
+    "T": sql.SQL("TYPES"),
+    "n": sql.SQL("SCHEMAS"),
+    "L": sql.SQL("LARGE OBJECTS"),
+}
+_BUILT_IN = {"f": frozenset({("", "EXECUTE", False)}), "T": frozenset({("", "USAGE", False)})}
+"""What PostgreSQL grants to PUBLIC where nothing else is said."""
+
+_FOR_THE_TENANT = {
+    "r": ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"),
+    "S": ("SELECT", "UPDATE", "USAGE"),
+    "f": ("EXECUTE",),
+    "T": ("USAGE",),
+}
+"""What the tenant may do with things that the platform makes in its schema as the schema's owner."""
+
+
+def foreign(plan: DatabasePlan, seen: Inside) -> str | None:
+    """A schema that has a name of ours and is not ours."""
+    for name in plan.things.schemas:
+        if name in seen.schemas and not plan.things.owns(seen.schemas[name].comment):
+            return f"Schema {name}"
+    return None
+
+
+def corrections(plan: DatabasePlan, seen: Inside) -> list[Correction]:
+    """In the order in which they can run.  Requires that nothing is foreign and that the roles are there."""
+    return [
+        *_public(seen),
+        *_defaults(plan, seen),
+        *_schemas(plan, seen),
+        *_migrations(plan, seen),
+        *_tables(plan, seen),
+        *_functions(plan, seen),
+        *_configuration(plan, seen),
+    ]
+
+
+def _public(seen: Inside) -> Iterator[Correction]:
+    """Once a database: nobody makes or uses anything in the schema public."""
+    acl = seen.schemas["public"].acl if "public" in seen.schemas else frozenset()
+    if found := grants(statement("SCHEMA {}", "public"), (), frozenset(e for e in acl if not e[0])):
+        yield Correction("grants on schema public", found)
+
+
+def _defaults(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
+    """Nothing that a role of ours makes is PUBLIC's."""
+    things = plan.things
+    rows = {(row.role, row.schema, row.kind): row.acl for row in seen.defaults}
+    for owner in (things.owner, things.login, things.runtime_owner):
+        found: list[Statement] = []
+        kinds = {kind for role, schema, kind in rows if role == owner and not schema}
+        for kind in sorted(kinds | set(_BUILT_IN) | set(_FOR_THE_TENANT if owner == things.owner else ())):
+            wanted = _FOR_THE_TENANT.get(kind, ()) if owner == things.owner else ()
+            acl = rows.get((owner, "", kind), _BUILT_IN.get(kind, frozenset()))
+            prefix = statement("ALTER DEFAULT PRIVILEGES FOR ROLE {} ", owner)
+            found += grants(_KINDS[kind], {(things.login, p) for p in wanted}, acl, prefix)
+        for (role, schema, kind), acl in rows.items():
+            if role == owner and schema:
+                prefix = statement("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} ", owner, schema)
+                found += grants(_KINDS[kind], (), acl, prefix)
+        if found:
+            yield Correction(f"default privileges of role {owner}", tuple(found))
+
+
+def _schemas(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
+    things = plan.things
+    for name, owner, wanted in (
+        (things.schema, things.owner, {(things.login, "USAGE"), (things.login, "CREATE")}),
+        (things.runtime_schema, things.runtime_owner, {(things.group, "USAGE")}),
+    ):
+        schema = seen.schemas.get(name)
+        target = statement("SCHEMA {}", name)
+        if schema is None:
+            create = statement("CREATE SCHEMA {} AUTHORIZATION {}", name, owner)
+            rest = grants(target, wanted, frozenset())
+            yield Correction(f"schema {name}", (create, comment("SCHEMA", name, things.comment), *rest))
+            continue
+        if schema.owner != owner:
+            yield Correction(f"owner of schema {name}", (statement("ALTER SCHEMA {} OWNER TO {}", name, owner),))
+        if found := grants(target, wanted, schema.acl):
+            yield Correction(f"grants on schema {name}", found)
+
+
+def _migrations(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
+    """As the schema's owner, who so owns the tables; what an owner may not do, a migration may not."""
+    missing = [m for m in plan.migrations if m.number not in seen.migrations]
+    if not missing:
+        return
+    things = plan.things
+    yield Correction(
+        f"migrations {missing[0].number} to {missing[-1].number} of schema {things.runtime_schema}",
+        (
+            statement("SET LOCAL ROLE {}", things.runtime_owner),
+            statement("SET LOCAL search_path TO {}", things.runtime_schema),
+            *(() if "schema_migrations" in seen.relations else (trusted(plan.schema_migrations),)),
+            *(part for migration in missing for part in _migration(migration)),
+            sql.SQL("RESET search_path"),
+            sql.SQL("RESET ROLE"),
+        ),
+        drift=False,
+    )
+
+
+def _migration(migration: Migration) -> tuple[Statement, Statement]:
+    row = sql.SQL("INSERT INTO schema_migrations (number, name) VALUES ({}, {})")
+    return trusted(migration.sql), row.format(sql.Literal(migration.number), sql.Literal(migration.name))
+
+
+def _tables(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
+    things = plan.things
+    fresh: list[Statement] = []
+    for name in sorted(plan.grants.keys() - seen.relations.keys()):
+        wanted = {(things.group, privilege) for privilege in plan.grants[name]}
+        fresh += grants(_in_runtime_schema("TABLE {}", plan, name), wanted, frozenset())
+    if fresh:
+        yield Correction(f"grants on the new tables of schema {things.runtime_schema}", tuple(fresh), drift=False)
+    for name, relation in sorted(seen.relations.items()):
+        target = _in_runtime_schema("SEQUENCE {}" if relation.kind == "S" else "TABLE {}", plan, name)
+        wanted = {(things.group, privilege) for privilege in plan.grants.get(name, ())}
+        if found := _owned(target, wanted, relation, things.runtime_owner):
+            yield Correction(f"grants on table {things.runtime_schema}.{name}", found)
+
+
+def _functions(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
+    things = plan.things
+    execute = {(things.group, "EXECUTE")}
+    known = {function.name for function in seen.functions.values()}
+    fresh: list[Statement] = []
+    for name in sorted(set(plan.functions) - known):
+        fresh += grants(_in_runtime_schema("ROUTINE {}", plan, name), execute, frozenset())
+    if fresh:
+        yield Correction(f"grants on the new functions of schema {things.runtime_schema}", tuple(fresh), drift=False)
+    for signature, function in sorted(seen.functions.items()):
+        target = statement("ROUTINE {signature}", signature=trusted(signature))
+        wanted = execute if function.name in plan.functions else set()
+        if found := _owned(target, wanted, function, things.runtime_owner):
+            yield Correction(f"grants on function {things.runtime_schema}.{function.name}", found)
+
+
+def _in_runtime_schema(text: LiteralString, plan: DatabasePlan, name: str) -> sql.Composed:
+    return sql.SQL(text).format(sql.Identifier(plan.things.runtime_schema, name))
+
+
+def _owned(target: sql.Composable, wanted: set[tuple[str, str]], seen: SeenThing, owner: str) -> tuple[Statement, ...]:
+    """Owner and grants; who owns a table could grant itself anything on it."""
+    back = () if seen.owner == owner else (statement("ALTER {on} OWNER TO {}", owner, on=target),)
+    return (*back, *grants(target, wanted, seen.acl))
+
+
+def _configuration(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
+    """Drift is a row whose document does not fit its digest, or that is gone; else the plan is newer."""
+    row = seen.configuration
+    if row.get("digest") == row.get("true_digest") == plan.configuration_digest:
+        return
+    things = plan.things
+    write = sql.SQL(
+        "INSERT INTO {table} (id, document, digest, updated_at) VALUES (1, {document}, {digest}, now())"
+        " ON CONFLICT (id) DO UPDATE SET document = excluded.document, digest = excluded.digest,"
+        " updated_at = excluded.updated_at"
+    ).format(
+        table=sql.Identifier(things.runtime_schema, "configuration"),
+        document=sql.Literal(plan.configuration),
+        digest=sql.Literal(plan.configuration_digest),
+    )
+    fresh = "configuration" not in seen.relations
+    tampered = not fresh and (not row or row["digest"] != row["true_digest"])
+    yield Correction("configuration row", (write, notify(things.channel)), drift=tampered)
+
+
+def notify(channel: str) -> Statement:
+    """Without payload: other tenants of the database could read one."""
+    return statement("NOTIFY {}", channel)

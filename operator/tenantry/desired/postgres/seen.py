@@ -1,0 +1,140 @@
+"""What the query of `catalog` saw, as types."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Acl = frozenset[tuple[str, str, bool]]
+"""(role or '' for PUBLIC, privilege, whether it may be passed on); the owner's own rights are left out."""
+
+
+@dataclass(frozen=True)
+class SeenRole:
+    flags: frozenset[str]
+    """Attributes that are on, such as login, inherit, superuser."""
+    connection_limit: int
+    expires: bool
+    comment: str | None
+    usable: bool
+    """Whether the admin has the role's rights."""
+    settings: Mapping[str, Mapping[str, str]]
+    """By database ('' for all): setting -> value."""
+
+
+@dataclass(frozen=True)
+class SeenThing:
+    """A database, schema, table or function."""
+
+    owner: str
+    acl: Acl
+    comment: str | None = None
+    open: bool = True
+    """Of a database: whether anybody may connect."""
+    name: str = ""
+    """Of a function: without arguments."""
+    kind: str = ""
+    """Of a relation: as in pg_class.relkind."""
+
+
+@dataclass(frozen=True)
+class Membership:
+    group: str
+    member: str
+    admin: bool
+    inherit: bool
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all databases of the server share."""
+
+    admin: str
+    roles: Mapping[str, SeenRole]
+    members: tuple[Membership, ...]
+    databases: Mapping[str, SeenThing]
+
+
+@dataclass(frozen=True)
+class DefaultAcl:
+    """What objects that `role` makes in `schema` ('' for all) will grant; `kind` as in pg_default_acl."""
+
+    role: str
+    schema: str
+    kind: str
+    acl: Acl
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What is in the database that holds the tenant's schemas."""
+
+    schemas: Mapping[str, SeenThing]
+    relations: Mapping[str, SeenThing]
+    """Tables, views and sequences of the runtime's schema."""
+    functions: Mapping[str, SeenThing]
+    """By signature, with schema and quoted."""
+    defaults: tuple[DefaultAcl, ...]
+    migrations: frozenset[int] = frozenset()
+    configuration: Mapping[str, str] = field(default_factory=dict)
+    """`digest` as the row says, `true_digest` of its document; empty without a row."""
+    month: str | None = None
+    """The month (YYYY-MM) of `spent_nano`, in the tenant's time zone."""
+    spent_nano: int | None = None
+
+
+def shared(document: Mapping[str, Any]) -> Shared:
+    return Shared(
+        admin=document["admin"],
+        roles={name: _role(role) for name, role in document["roles"].items()},
+        members=tuple(Membership(*row) for row in document["members"]),
+        databases=_things(document["databases"]),
+    )
+
+
+def inside(document: Mapping[str, Any], rows: Mapping[str, Any]) -> Inside:
+    month, spent = rows.get("month") or (None, None)
+    return Inside(
+        schemas=_things(document["schemas"]),
+        relations=_things(document["relations"]),
+        functions=_things(document["functions"]),
+        defaults=tuple(
+            DefaultAcl(role, schema, kind, _acl(acl, role)) for role, schema, kind, acl in document["defaults"]
+        ),
+        migrations=frozenset(rows.get("migrations") or ()),
+        configuration=rows.get("configuration") or {},
+        month=month,
+        spent_nano=spent,
+    )
+
+
+def _role(document: Mapping[str, Any]) -> SeenRole:
+    return SeenRole(
+        flags=frozenset(name for name, on in document["flags"].items() if on),
+        connection_limit=document["limit"],
+        expires=document["until"] is not None,
+        comment=document["comment"],
+        usable=document["usable"],
+        settings={
+            database: dict(line.split("=", 1) for line in lines) for database, lines in document["settings"].items()
+        },
+    )
+
+
+def _things(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, SeenThing]:
+    return {
+        name: SeenThing(
+            owner=document["owner"],
+            acl=_acl(document["acl"], document["owner"]),
+            comment=document.get("comment"),
+            open=document.get("open", True),
+            name=document.get("name", name),
+            kind=document.get("kind", ""),
+        )
+        for name, document in documents.items()
+    }
+
+
+def _acl(rows: list[list[Any]], owner: str) -> Acl:
+    return frozenset(
+        (grantee, privilege, bool(grantable)) for grantee, privilege, grantable in rows if grantee != owner
+    )

@@ -1,0 +1,178 @@
+"""Roles and databases: what a plan asks for, less what is there."""
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from tenantry.desired.database import DatabasePlan, Role
+from tenantry.desired.postgres import scram
+from tenantry.desired.postgres.seen import Membership, SeenRole, SeenThing, Shared
+from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, statement
+from tenantry.desired.postgres.things import CONNECT_COMMENT, CONNECT_ROLE, Things
+
+_OFF = {
+    "superuser": "NOSUPERUSER",
+    "inherit": "NOINHERIT",
+    "createrole": "NOCREATEROLE",
+    "createdb": "NOCREATEDB",
+    "login": "NOLOGIN",
+    "replication": "NOREPLICATION",
+    "bypassrls": "NOBYPASSRLS",
+}
+
+
+def foreign(plan: DatabasePlan, seen: Shared) -> str | None:
+    """A role or database that has a name of ours and is not ours."""
+    for name in plan.things.roles:
+        if name in seen.roles and not plan.things.owns(seen.roles[name].comment):
+            return f"Role {name}"
+    if CONNECT_ROLE in seen.roles and seen.roles[CONNECT_ROLE].comment != CONNECT_COMMENT:
+        return f"Role {CONNECT_ROLE}"
+    home = seen.databases.get(plan.database)
+    if home and plan.isolation == "Database" and not owns_database(plan.things, home):
+        return f"Database {plan.database}"
+    return None
+
+
+def owns_database(things: Things, database: SeenThing) -> bool:
+    """Ours by its comment, or made a moment ago: its owner is a role of ours and it has no comment yet."""
+    return things.owns(database.comment) or (database.comment is None and database.owner == things.owner)
+
+
+def corrections(plan: DatabasePlan, seen: Shared) -> list[Correction]:
+    """In the order in which they can run.  Requires that nothing is foreign."""
+    return [
+        *_region(plan, seen),
+        *_roles(plan, seen),
+        *_members(plan, seen),
+        *(_database(plan, seen) if plan.isolation == "Database" else ()),
+    ]
+
+
+def _region(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
+    """Once for all tenants: nobody connects to the application database but members of one role."""
+    name = plan.application_database
+    if CONNECT_ROLE not in seen.roles:
+        yield Correction(
+            f"role {CONNECT_ROLE}",
+            (
+                statement("CREATE ROLE {} NOLOGIN", CONNECT_ROLE),
+                comment("ROLE", CONNECT_ROLE, CONNECT_COMMENT),
+            ),
+            drift=False,
+        )
+    acl = seen.databases[name].acl
+    of_ours = frozenset(entry for entry in acl if entry[0] in ("", CONNECT_ROLE, *plan.things.roles))
+    if found := grants(statement("DATABASE {}", name), {(CONNECT_ROLE, "CONNECT")}, of_ours):
+        yield Correction(f"grants on database {name}", found)
+
+
+def _roles(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
+    unusable = [r.name for r in plan.roles if r.name not in seen.roles or not seen.roles[r.name].usable]
+    missing = [role for role in plan.roles if role.name not in seen.roles]
+    if missing:
+        made = tuple(part for role in missing for part in _create(plan.things, role))
+        yield Correction(f"roles {', '.join(role.name for role in missing)}", made)
+    if unusable:
+        whose = sql.SQL(", ").join(map(sql.Identifier, unusable))
+        yield Correction("the operator's own membership", (statement("GRANT {roles} TO CURRENT_USER", roles=whose),))
+    for role in plan.roles:
+        if role.name in seen.roles:
+            yield from _role(plan.things, role, seen.roles[role.name])
+
+
+def _create(things: Things, role: Role) -> Iterator[Statement]:
+    yield statement("CREATE ROLE {} NOLOGIN INHERIT", role.name)
+    for change in _role(things, role, SeenRole(frozenset({"inherit"}), -1, False, None, True, {})):
+        yield from change.statements
+
+
+def _role(things: Things, role: Role, seen: SeenRole) -> Iterator[Correction]:
+    wanted = frozenset({"inherit", "login"} if role.login else {"inherit"})
+    words = [sql.SQL(_OFF[flag]) for flag in sorted(seen.flags - wanted)]
+    words += [sql.SQL(flag.upper()) for flag in sorted(wanted - seen.flags)]  # type: ignore[arg-type]
+    if seen.expires:
+        words.append(sql.SQL("VALID UNTIL 'infinity'"))
+    changes: list[sql.Composable] = list(words)
+    if seen.connection_limit != role.connection_limit:
+        changes.append(sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(role.connection_limit)))
+    if changes:
+        yield Correction(
+            f"attributes of role {role.name}",
+            (statement("ALTER ROLE {} WITH {changes}", role.name, changes=sql.SQL(" ").join(changes)),),
+        )
+    note = role_comment(things, role)
+    if seen.comment != note:
+        secret = sql.Literal(scram.verifier(role.password, role.name)) if role.login else sql.SQL("NULL")
+        set_password = statement("ALTER ROLE {} WITH PASSWORD {secret}", role.name, secret=secret)
+        yield Correction(
+            f"password of role {role.name}",
+            (*((set_password,) if role.login or seen.comment else ()), comment("ROLE", role.name, note)),
+            drift=False,
+        )
+    if found := tuple(_settings(role, seen)):
+        yield Correction(f"settings of role {role.name}", found)
+
+
+def role_comment(things: Things, role: Role) -> str:
+    """The UID, and a digest of the password: what is set can't be read back, so it is remembered here."""
+    if not role.login:
+        return things.comment
+    return f"{things.comment} password={scram.digest(role.password, role.name)}"
+
+
+def reset_password(things: Things, role: Role) -> Correction:
+    """For a role that may log in but is refused with its password."""
+    secret = sql.Literal(scram.verifier(role.password, role.name))
+    return Correction(
+        f"password of role {role.name}",
+        (
+            statement("ALTER ROLE {} WITH PASSWORD {secret}", role.name, secret=secret),
+            comment("ROLE", role.name, role_comment(things, role)),
+        ),
+    )
+
+
+def _settings(role: Role, seen: SeenRole) -> Iterator[Statement]:
+    for name, value in role.settings.items():
+        if seen.settings.get("", {}).get(name) != value:
+            yield statement("ALTER ROLE {} SET {} = {value}", role.name, name, value=sql.Literal(value))
+        for database, settings in seen.settings.items():
+            if database and name in settings:
+                yield statement("ALTER ROLE {} IN DATABASE {} RESET {}", role.name, database, name)
+
+
+def _members(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
+    wanted = {(group, role.name) for role in plan.roles for group in role.member_of}
+    fine = {(m.group, m.member) for m in seen.members if (m.group, m.member) in wanted and m.inherit and not m.admin}
+    wrong = [m for m in seen.members if (m.group, m.member) not in fine]
+    found = [_revoke(m) for m in dict.fromkeys(wrong)]
+    for group, member in sorted(wanted - fine):
+        found.append(statement("GRANT {} TO {}", group, member))
+    if found:
+        yield Correction(f"memberships of the roles of {plan.things.schema}", tuple(found), drift=bool(wrong))
+
+
+def _revoke(membership: Membership) -> Statement:
+    return statement("REVOKE {} FROM {} CASCADE", membership.group, membership.member)
+
+
+def _database(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
+    """Closed until PUBLIC may no longer connect.  Its owner marks it as ours until it has its comment."""
+    name, things = plan.database, plan.things
+    database = seen.databases.get(name)
+    if database is None:
+        create = statement("CREATE DATABASE {} OWNER {} TEMPLATE template0 ALLOW_CONNECTIONS false", name, things.owner)
+        yield Correction(f"database {name}", (create,), alone=True)
+        return
+    found: list[Statement] = []
+    if database.owner != things.owner:
+        found.append(statement("ALTER DATABASE {} OWNER TO {}", name, things.owner))
+    wanted = {(things.login, "CONNECT"), (things.group, "CONNECT")}
+    found += grants(statement("DATABASE {}", name), wanted, database.acl)
+    if not things.owns(database.comment):
+        found.append(comment("DATABASE", name, things.comment))
+    if not database.open:
+        found.append(statement("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", name))
+    if found:
+        yield Correction(f"grants on database {name}", tuple(found))
