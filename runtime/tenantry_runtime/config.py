@@ -48,9 +48,7 @@ class Milvus(Model):
     partition: str | None = Field(
         default=None, description="Set where the collection is shared; every call then names it."
     )
-    tag: str = Field(
-        description="The Tenant's UID without dashes: carried by every chunk, checked on every hit."
-    )
+    tag: str = Field(description="The Tenant's UID without dashes: carried by every chunk, checked on every hit.")
 
 
 class Provider(Model):
@@ -88,6 +86,13 @@ class ModelPrice(Model):
 
     input_nano: int = Field(ge=0)
     output_nano: int = Field(ge=0)
+
+
+class UnitPrices(Model):
+    """Nano-dollars for one statement that a request ran, and for one vector search."""
+
+    database_query_nano: int = Field(default=0, ge=0)
+    vector_search_nano: int = Field(default=0, ge=0)
 
 
 class Limits(Model):
@@ -137,10 +142,9 @@ class Configuration(Model):
     suspended: bool = False
     default_model: str
     allowed_models: tuple[str, ...]
-    prices: dict[str, ModelPrice] = Field(
-        description="By model, embedding models included; no price, no call."
-    )
+    prices: dict[str, ModelPrice] = Field(description="By model, embedding models included; no price, no call.")
     prices_version: str = Field(default="", description="Date of the price list that applies (ISO).")
+    unit_prices: UnitPrices = UnitPrices()
     temperature: float = 0.7
     max_tokens_per_request: int = 500
     prompt: Prompt
@@ -178,6 +182,11 @@ class AccessKeyRow(Model):
 def key_sha256(key: str) -> str:
     """The hash under which a key is stored.  Keys hold 256 random bits, so one fast round is enough."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def channel(tenant_uid: str) -> str:
+    """The NOTIFY channel (without a payload) that says: read the configuration again."""
+    return "tenantry_" + tenant_uid.replace("-", "")
 
 
 def nano_dollars(amount: Decimal | str) -> int:

@@ -1,0 +1,97 @@
+"""One request on its way through the service: who asks, under which configuration, and what it has used."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.requests import Request
+
+from tenantry_runtime import errors
+from tenantry_runtime.config import Configuration
+from tenantry_runtime.keys import Caller
+from tenantry_runtime.ledger import Reservation, Usage
+from tenantry_runtime.store import Row
+
+if TYPE_CHECKING:
+    from tenantry_runtime.service import Service
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a JSON body at most: well above what the largest models read at once."""
+
+
+NOBODY = Caller("", "", "", frozenset())
+"""The caller of a request until its key has been looked up."""
+
+
+@dataclass
+class Call:
+    """`queries` and `searches` count what the request ran for itself, until a ledger row has taken them."""
+
+    service: "Service"
+    request: Request
+    configuration: Configuration
+    caller: Caller = NOBODY
+    id: str = field(default_factory=lambda: "req_" + secrets.token_hex(12))
+    started: float = field(default_factory=time.monotonic)
+    model: str = ""
+    queries: int = 0
+    searches: int = 0
+    searched: int = 0
+
+    async def fetch(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Run a statement for this request, which pays for it."""
+        self.queries += 1
+        return await self.service.store.fetch(statement, values)
+
+    async def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
+        rows = await self.fetch(statement, values)
+        return rows[0] if rows else None
+
+    async def settle(self, reservation: Reservation, usage: Usage, *, released: bool = False) -> None:
+        """Settle a reservation of this request's, to the end even where the request is cancelled meanwhile."""
+        work = self.service.ledger.settle(reservation, usage, released=released, **self.taken())
+        await asyncio.shield(self.service.finish(work))
+
+    def taken(self) -> dict[str, int]:
+        """What was counted since the last time, for the ledger row that pays for it."""
+        counted = {"queries": self.queries, "searches": self.searches}
+        self.queries = self.searches = 0
+        return counted
+
+    async def json(self) -> dict[str, Any]:
+        """The body as a JSON object; an empty body is an empty object.  Raises 400 or 413."""
+        return parse_object(await read_body(self.request, MAX_BODY))
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body; raises 413 as soon as it is known to be longer than `limit` bytes."""
+    sentence = f"The body is larger than {limit} bytes: send less."
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise errors.too_large(sentence)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise errors.too_large(sentence)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    if not raw.strip():
+        return {}
+    try:
+        body = orjson.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise errors.bad_json(f"The body is no JSON: {str(error)[:200]}.") from None
+    if not isinstance(body, dict):
+        raise errors.bad_json("The body must be a JSON object.")
+    return body

@@ -1,0 +1,201 @@
+"""Reading a chat request: what is checked, what passes through to the provider, and what never does."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tenantry_runtime import errors, fields, tokens
+from tenantry_runtime.config import Configuration
+
+PASSED = frozenset(
+    {
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "verbosity",
+    }
+)
+"""Sent to the provider as they come."""
+
+DROPPED = frozenset(
+    {
+        # Who asks is the key's business; what a provider keeps, and at which price it serves, the tenant's.
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+"""Accepted and left out."""
+
+_READ = frozenset(
+    {
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "model",
+        "n",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tenantry",
+    }
+)
+_ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "function"})
+_PARTS = frozenset({"text", "refusal"})
+MAX_MESSAGES = 2000
+MAX_CHOICES = 8
+_COMPLETION_TOKENS_ONLY = re.compile(r"(?:ft:)?(?:o\d|gpt-5)")
+"""Models of OpenAI's that refuse `max_tokens`."""
+
+
+@dataclass(frozen=True)
+class RetrievalWish:
+    """`stores` None: all of the tenant's."""
+
+    top_k: int
+    min_score: float
+    stores: list[str] | None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    model: str
+    messages: list[dict[str, Any]]
+    passed: dict[str, Any]
+    choices: int
+    temperature: float
+    max_tokens: int
+    tokens_field: str
+    stream: bool
+    include_usage: bool
+    retrieval: RetrievalWish | None
+
+    def question(self) -> str:
+        """The text of the last message of the user's."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return tokens.message_text(message)
+        return ""
+
+    def upstream(self, system: str, granted: int, user: str) -> dict[str, Any]:
+        """The body for the provider: our system prompt first, then all that the client said."""
+        body: dict[str, Any] = {
+            **self.passed,
+            "model": self.model,
+            "messages": [{"role": "system", "content": system}, *self.messages],
+            "temperature": self.temperature,
+            self.tokens_field: granted,
+            "user": user,
+        }
+        if self.choices != 1:
+            body["n"] = self.choices
+        if self.stream:
+            body["stream"] = True
+            body["stream_options"] = {"include_usage": True}
+        return body
+
+
+def read(body: dict[str, Any], configuration: Configuration) -> ChatRequest:
+    """A request that may be made; raises 403 for models that are not allowed, and 422 with the field's name."""
+    fields.only(body, PASSED | DROPPED | _READ)
+    model = fields.text(body, "model", longest=200) or configuration.default_model
+    if model not in configuration.allowed_models:
+        allowed = ", ".join(configuration.allowed_models)
+        raise errors.forbidden(
+            f"The model {model} is not in this tenant's tier: use one of {allowed}.", "model_not_allowed", "model"
+        )
+    messages = _messages(body.get("messages"))
+    ceiling = configuration.max_tokens_per_request
+    wished = fields.integer(body, "max_completion_tokens", 1, 10_000_000)
+    newer = wished is not None or _COMPLETION_TOKENS_ONLY.match(model) is not None
+    if wished is None:
+        wished = fields.integer(body, "max_tokens", 1, 10_000_000)
+    options = fields.mapping(body, "stream_options") or {}
+    stream = fields.flag(body, "stream")
+    if options and not stream:
+        raise errors.invalid("stream_options is for streams only: set stream, or leave it out.", "stream_options")
+    _tools(body)
+    return ChatRequest(
+        model=model,
+        messages=messages,
+        passed={name: body[name] for name in PASSED if body.get(name) is not None},
+        choices=fields.integer(body, "n", 1, MAX_CHOICES, 1) or 1,
+        temperature=_temperature(body, configuration),
+        max_tokens=min(wished or ceiling, ceiling),
+        tokens_field="max_completion_tokens" if newer else "max_tokens",
+        stream=stream,
+        include_usage=fields.flag(options, "include_usage"),
+        retrieval=_retrieval(body, configuration),
+    )
+
+
+def _temperature(body: dict[str, Any], configuration: Configuration) -> float:
+    value = fields.number(body, "temperature", 0, 2)
+    return configuration.temperature if value is None else value
+
+
+def _messages(messages: Any) -> list[dict[str, Any]]:
+    if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
+        raise errors.invalid(f"messages must be a list of 1 to {MAX_MESSAGES} messages.", "messages")
+    for index, message in enumerate(messages):
+        where = f"messages.{index}"
+        if not isinstance(message, dict):
+            raise errors.invalid(f"{where} must be an object.", where)
+        if not isinstance(message.get("role"), str) or message["role"] not in _ROLES:
+            raise errors.invalid(f"{where}.role must be one of {', '.join(sorted(_ROLES))}.", f"{where}.role")
+        content = message.get("content")
+        if content is None and message["role"] == "assistant":
+            continue
+        if isinstance(content, str):
+            continue
+        # Other parts (images, sound) have prices of their own, which the ledger does not know yet.
+        if not isinstance(content, list) or not all(
+            isinstance(part, dict) and part.get("type") in _PARTS and isinstance(part.get(part["type"]), str)
+            for part in content
+        ):
+            raise errors.invalid(f"{where}.content must be a text, or a list of text parts.", f"{where}.content")
+        if any(message_part for message_part in message if message_part == "audio"):
+            raise errors.invalid(f"{where}.audio is not supported here: leave it out.", f"{where}.audio")
+    return messages
+
+
+def _tools(body: dict[str, Any]) -> None:
+    for name in ("tools", "functions"):
+        value = body.get(name)
+        if value is not None and (
+            not isinstance(value, list) or len(value) > 128 or not all(isinstance(item, dict) for item in value)
+        ):
+            raise errors.invalid(f"{name} must be a list of at most 128 objects.", name)
+
+
+def _retrieval(body: dict[str, Any], configuration: Configuration) -> RetrievalWish | None:
+    """The tenant's setting, unless the request says otherwise; `retrieval: false` asks for none."""
+    own = fields.mapping(body, "tenantry") or {}
+    fields.only(own, frozenset({"retrieval"}), "tenantry")
+    setting = configuration.retrieval
+    if own.get("retrieval") is False:
+        return None
+    wish = {} if own.get("retrieval") is True else fields.mapping(own, "retrieval") or {}
+    fields.only(wish, frozenset({"topK", "minScore", "vectorStoreIds"}), "tenantry.retrieval")
+    score = fields.number(wish, "minScore", -1, 1)
+    return RetrievalWish(
+        top_k=fields.integer(wish, "topK", 1, 50) or setting.top_k,
+        min_score=setting.min_score if score is None else score,
+        stores=fields.ids(wish, "vectorStoreIds", 100) or None,
+    )

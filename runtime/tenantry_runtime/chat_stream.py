@@ -1,0 +1,109 @@
+"""A streamed answer on its way from the provider to the client, settled wherever it ends."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import aiohttp
+import orjson
+
+from tenantry_runtime import errors, tokens
+from tenantry_runtime.call import Call
+from tenantry_runtime.ledger import Reservation, Usage
+from tenantry_runtime.provider import NotSentError, usage_of
+
+log = logging.getLogger(__name__)
+
+
+class ChatStream:
+    """Asks the provider for usage always, and shows it to the client only where it asked."""
+
+    def __init__(self, call: Call, reservation: Reservation, estimate: int, include_usage: bool) -> None:
+        self._call = call
+        self._reservation = reservation
+        self._estimate = estimate
+        self._include_usage = include_usage
+        self._usage: Usage | None = None
+        self._produced = 0
+        self._started = False
+        self._settled = False
+
+    async def events(self, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """The client's events, the last one ``[DONE]``, which it gets once the ledger has the call.
+
+        Raises NotSentError before the first event, where the provider refuses.  Closed early (the client went
+        away), it stops the provider and settles what was produced.
+        """
+        service = self._call.service
+        sent = True
+        try:
+            try:
+                async with service.provider.stream("/chat/completions", body) as payloads:
+                    async for payload in payloads:
+                        event = self._event(payload)
+                        if event is not None:
+                            yield event
+            except (aiohttp.ClientError, TimeoutError):
+                yield _error(errors.upstream_failed("The model provider's answer broke off. Try again."))
+            except errors.ApiError as error:
+                # The provider did not even begin in time: still an answer of its own, if nothing was sent yet.
+                if not self._started:
+                    raise
+                yield _error(error)
+            await self._settle()
+            yield b"data: [DONE]\n\n"
+        except NotSentError:
+            sent = False
+            raise
+        finally:
+            await self._settle(released=not sent)
+
+    def _event(self, payload: bytes) -> bytes | None:
+        """The event for the client; None for one that is only for us."""
+        if not self._started:
+            self._started = True
+            took = time.monotonic() - self._call.started
+            self._call.service.metrics.first_token(self._call.configuration, self._call.model, took)
+        try:
+            chunk = orjson.loads(payload)
+        except ValueError:
+            log.warning("the provider sent an event that is no JSON: it is passed over")
+            return None
+        if not isinstance(chunk, dict):
+            return None
+        if chunk.get("error"):
+            return _error(errors.upstream_failed("The model provider failed in mid-answer. Try again."))
+        for choice in chunk.get("choices") or []:
+            self._count(choice.get("delta") if isinstance(choice, dict) else None)
+        if usage := usage_of(chunk):
+            self._usage = usage
+        if "usage" in chunk and not self._include_usage:
+            if not chunk.get("choices"):
+                return None
+            del chunk["usage"]
+            payload = orjson.dumps(chunk)
+        return b"data: " + payload + b"\n\n"
+
+    def _count(self, delta: Any) -> None:
+        """Add what a piece holds, in characters: for an answer whose usage nobody tells."""
+        if isinstance(delta, dict):
+            for name in ("content", "refusal", "reasoning_content"):
+                if isinstance(text := delta.get(name), str):
+                    self._produced += tokens.byte_length(text)
+            if calls := delta.get("tool_calls"):
+                self._produced += len(orjson.dumps(calls))
+
+    async def _settle(self, released: bool = False) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        usage = self._usage
+        if usage is None:
+            usage = Usage() if released else Usage(self._estimate, -(-self._produced // 4), estimated=True)
+        await self._call.settle(self._reservation, usage, released=released)
+
+
+def _error(error: errors.ApiError) -> bytes:
+    """What a client finds in a stream that fails: the SDK raises for an event with `error`."""
+    return b"data: " + orjson.dumps(error.body()) + b"\n\n"

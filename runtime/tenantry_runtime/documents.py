@@ -1,0 +1,248 @@
+"""Files and vector stores in the tenant's schema: what they are, and the statements that read and change them."""
+
+import secrets
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from tenantry_runtime import errors
+from tenantry_runtime.call import Call
+from tenantry_runtime.fields import Body, is_id
+from tenantry_runtime.keys import Caller
+from tenantry_runtime.store import Row
+
+PART = 1024 * 1024
+"""Bytes of a file that one row holds."""
+MAX_STORES = 1000
+
+_CHANGED = "UPDATE documents_state SET changed_at = clock_timestamp()"
+FILE_COLUMNS = "id, filename, purpose, bytes, created_at"
+_STORE_COLUMNS = "s.id, s.name, s.metadata, s.created_at"
+_COUNTS = """
+    count(v.*) FILTER (WHERE v.status = 'in_progress'), count(v.*) FILTER (WHERE v.status = 'completed'),
+    count(v.*) FILTER (WHERE v.status = 'failed'), coalesce(sum(v.usage_bytes), 0)::bigint
+"""
+_STORE_FROM = """
+FROM vector_stores s LEFT JOIN vector_store_files v ON v.store_id = s.id AND v.status <> 'deleting'
+"""
+ATTACHED_COLUMNS = "file_id, store_id, status, error_code, error_message, attributes, usage_bytes, created_at"
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}{secrets.token_hex(12)}"
+
+
+def seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+# --- Files ---------------------------------------------------------------------------------------------------
+
+
+def file_object(row: Row) -> Body:
+    identity, filename, purpose, size, created_at = row
+    return {
+        "id": identity,
+        "object": "file",
+        "bytes": size,
+        "created_at": seconds(created_at),
+        "filename": filename,
+        "purpose": purpose,
+        "status": "processed",
+    }
+
+
+async def get_file(call: Call, identity: str) -> Row:
+    row = None
+    if is_id(identity):
+        row = await call.one(
+            f"SELECT {FILE_COLUMNS} FROM files WHERE id = %s AND status = 'uploaded'",  # noqa: S608
+            (identity,),
+        )
+    if row is None:
+        raise errors.not_found("file")
+    return row
+
+
+async def add_file(call: Call, filename: str, purpose: str, size: int, parts: AsyncIterator[bytes]) -> Row:
+    """Store a file in one transaction; raises 403 where the tenant may have no more."""
+    identity, most = new_id("file-"), call.configuration.documents.max_files
+    async with call.service.store.transaction() as connection:
+        # The lock puts uploads in order: together they do not exceed the number either.
+        await connection.execute("LOCK TABLE files IN SHARE ROW EXCLUSIVE MODE")
+        cursor = await connection.execute("SELECT count(*) FROM files")
+        row = await cursor.fetchone()
+        if row and row[0] >= most:
+            raise errors.forbidden(
+                f"This tenant may have {most} files, and has them: delete one first.", "file_limit_reached"
+            )
+        cursor = await connection.execute(
+            f"INSERT INTO files (id, filename, purpose, bytes, status, user_name) "  # noqa: S608
+            f"VALUES (%s, %s, %s, %s, 'uploaded', %s) RETURNING {FILE_COLUMNS}".encode(),
+            (identity, filename, purpose, size, call.caller.user),
+        )
+        row = await cursor.fetchone()
+        number = 0
+        async for data in parts:
+            await connection.execute("INSERT INTO file_parts VALUES (%s, %s, %s)", (identity, number, data))
+            number += 1
+    call.queries += 2 + number
+    assert row is not None
+    return row
+
+
+async def file_bytes(call: Call, identity: str) -> AsyncIterator[bytes]:
+    """A file's content, a part at a time."""
+    number = 0
+    while row := await call.service.store.one(
+        "SELECT data FROM file_parts WHERE file_id = %s AND part = %s", (identity, number)
+    ):
+        yield bytes(row[0])
+        number += 1
+
+
+async def delete_file(call: Call, identity: str) -> None:
+    """Gone from listings and searches at once; its vectors are removed by the worker."""
+    await get_file(call, identity)
+    async with call.service.store.transaction() as connection:
+        await connection.execute("DELETE FROM files WHERE id = %s", (identity,))
+        await _detach(connection, "file_id = %s", (identity,))
+    call.queries += 3
+    call.service.ingestion.wake()
+
+
+# --- Vector stores -------------------------------------------------------------------------------------------
+
+
+def store_object(row: Row) -> Body:
+    identity, name, metadata, created_at, in_progress, completed, failed, size = row
+    return {
+        "id": identity,
+        "object": "vector_store",
+        "created_at": seconds(created_at),
+        "name": name,
+        "usage_bytes": size,
+        "file_counts": {
+            "in_progress": in_progress,
+            "completed": completed,
+            "failed": failed,
+            "cancelled": 0,
+            "total": in_progress + completed + failed,
+        },
+        "status": "in_progress" if in_progress else "completed",
+        "expires_after": None,
+        "expires_at": None,
+        "last_active_at": seconds(created_at),
+        "metadata": metadata,
+    }
+
+
+async def get_store(call: Call, identity: str) -> Row:
+    row = None
+    if is_id(identity):
+        row = await call.one(
+            f"SELECT {_STORE_COLUMNS}, {_COUNTS} {_STORE_FROM} WHERE s.id = %s GROUP BY s.id",
+            (identity,),
+        )
+    if row is None:
+        raise errors.not_found("vector store")
+    return row
+
+
+async def list_stores(call: Call, limit: int, descending: bool, after: str | None) -> list[Row]:
+    order, compare = ("DESC", "<") if descending else ("ASC", ">")
+    return await call.fetch(
+        f"SELECT {_STORE_COLUMNS}, {_COUNTS} {_STORE_FROM} "  # noqa: S608
+        f"WHERE %s::text IS NULL OR (s.created_at, s.id) {compare} "
+        "(SELECT created_at, id FROM vector_stores WHERE id = %s) "
+        f"GROUP BY s.id ORDER BY s.created_at {order}, s.id {order} LIMIT %s",
+        (after, after, limit),
+    )
+
+
+async def add_store(call: Call, name: str, metadata: Body) -> str:
+    identity = new_id("vs_")
+    row = await call.one(
+        "INSERT INTO vector_stores (id, name, metadata) SELECT %s, %s, %s::jsonb "
+        "WHERE (SELECT count(*) FROM vector_stores) < %s ON CONFLICT (id) DO NOTHING RETURNING id",
+        (identity, name, orjson.dumps(metadata).decode(), MAX_STORES),
+    )
+    if row is None:
+        raise errors.forbidden(
+            f"This tenant may have {MAX_STORES} vector stores, and has them: delete one first.", "store_limit_reached"
+        )
+    return identity
+
+
+async def delete_store(call: Call, identity: str) -> None:
+    await get_store(call, identity)
+    async with call.service.store.transaction() as connection:
+        await connection.execute("DELETE FROM vector_stores WHERE id = %s", (identity,))
+        await _detach(connection, "store_id = %s", (identity,))
+    call.queries += 3
+    call.service.ingestion.wake()
+
+
+# --- Files in vector stores ----------------------------------------------------------------------------------
+
+
+def attached_object(row: Row) -> Body:
+    file_id, store_id, status, code, message, attributes, size, created_at = row
+    return {
+        "id": file_id,
+        "object": "vector_store.file",
+        "created_at": seconds(created_at),
+        "vector_store_id": store_id,
+        "status": status,
+        "usage_bytes": size,
+        "last_error": {"code": code, "message": message} if code else None,
+        "attributes": attributes,
+        "chunking_strategy": {"type": "other"},
+    }
+
+
+async def get_attached(call: Call, store_id: str, file_id: str) -> Row:
+    row = None
+    if is_id(store_id) and is_id(file_id):
+        row = await call.one(
+            f"SELECT {ATTACHED_COLUMNS} FROM vector_store_files "  # noqa: S608
+            "WHERE store_id = %s AND file_id = %s AND status <> 'deleting'",
+            (store_id, file_id),
+        )
+    if row is None:
+        raise errors.not_found("file in this vector store")
+    return row
+
+
+async def attach(call: Call, store_id: str, file_id: str, attributes: Body) -> None:
+    """Begin an ingestion; a file that is in the store already stays as it is.  Raises 404 for unknown ids."""
+    await get_file(call, file_id)
+    caller: Caller = call.caller
+    await call.fetch(
+        "INSERT INTO vector_store_files (id, store_id, file_id, status, attributes, key_uid, key_name, user_name) "
+        "VALUES (gen_random_uuid(), %s, %s, 'in_progress', %s::jsonb, %s, %s, %s) "
+        "ON CONFLICT (store_id, file_id) WHERE status <> 'deleting' DO NOTHING",
+        (store_id, file_id, orjson.dumps(attributes).decode(), caller.key_uid, caller.key_name, caller.user),
+    )
+    call.service.ingestion.wake()
+
+
+async def detach(call: Call, store_id: str, file_id: str) -> None:
+    await get_attached(call, store_id, file_id)
+    async with call.service.store.transaction() as connection:
+        await _detach(connection, "store_id = %s AND file_id = %s", (store_id, file_id))
+    call.queries += 2
+    call.service.ingestion.wake()
+
+
+async def _detach(connection: Any, condition: str, values: tuple[str, ...]) -> None:
+    """What is not completed may be at work elsewhere: its lease (retry_at) is left, and waited for."""
+    await connection.execute(
+        f"UPDATE vector_store_files SET status = 'deleting', attempts = 0, "  # noqa: S608
+        "retry_at = CASE WHEN status = 'in_progress' THEN retry_at ELSE clock_timestamp() END "
+        f"WHERE status <> 'deleting' AND {condition}".encode(),
+        values,
+    )
+    await connection.execute(_CHANGED)

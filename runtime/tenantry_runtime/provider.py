@@ -1,0 +1,186 @@
+"""The model provider: an OpenAI-compatible endpoint, spoken to directly over aiohttp (see FACTS: it is the cost).
+
+Its refusals never reach a client as they are: a wrong key of ours is no 401 of theirs.
+"""
+
+import asyncio
+import base64
+import contextlib
+from array import array
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+
+from tenantry_runtime import errors, tokens
+from tenantry_runtime.config import Provider
+from tenantry_runtime.ledger import Usage
+
+_MAX_ANSWER = 32 * 1024 * 1024
+_MAX_EVENT = 4 * 1024 * 1024
+
+
+class NotSentError(Exception):
+    """The provider refused or could not be reached: nothing was used.  `error` is what the client is told."""
+
+    def __init__(self, error: errors.ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class ProviderClient:
+    """One pool of connections; `replace` takes other credentials over for the calls to come."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def timeout_seconds(self) -> float:
+        return self._provider.timeout_seconds
+
+    def replace(self, provider: Provider) -> None:
+        self._provider = provider
+
+    async def close(self) -> None:
+        if self._session:
+            await self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def _post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response with status 200.  Raises NotSentError for any other, and where there is none."""
+        provider = self._provider
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=512, keepalive_timeout=60)
+            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=256 * 1024)
+        headers = {
+            "Authorization": f"Bearer {provider.api_key.get_secret_value()}",
+            "Content-Type": "application/json",
+        }
+        timeout = aiohttp.ClientTimeout(total=provider.timeout_seconds, sock_connect=10)
+        url = provider.base_url.rstrip("/") + path
+        try:
+            request = self._session.post(
+                url, data=orjson.dumps(body), headers=headers, timeout=timeout, allow_redirects=False
+            )
+            response = await request
+        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, aiohttp.ConnectionTimeoutError):
+            raise NotSentError(errors.upstream_failed("The model provider can't be reached. Try again.")) from None
+        except TimeoutError:
+            raise errors.upstream_failed("The model provider did not answer in time. Try again.", 504) from None
+        except aiohttp.ClientError:
+            raise errors.upstream_failed("The connection to the model provider broke. Try again.") from None
+        try:
+            if response.status != 200:
+                raise NotSentError(await _refusal(response))
+            yield response
+        finally:
+            response.close()
+
+    async def json(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A whole answer.  Raises NotSentError, or ApiError where the call may have been used."""
+        async with self._post(path, body) as response:
+            try:
+                raw = await _read(response, _MAX_ANSWER)
+                answer = orjson.loads(raw)
+            except TimeoutError:
+                raise errors.upstream_failed("The model provider did not answer in time. Try again.", 504) from None
+            except (aiohttp.ClientError, ValueError):
+                raise errors.upstream_failed("The model provider's answer was broken. Try again.") from None
+        if not isinstance(answer, dict):
+            raise errors.upstream_failed("The model provider's answer was broken. Try again.")
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The payloads of an answer's server-sent events, ``[DONE]`` left out.
+
+        Leaving the block closes the connection, which stops the provider's work.
+        """
+        async with self._post(path, body) as response:
+            yield _events(response)
+
+    async def embed(self, model: str, texts: list[str], dimension: int) -> tuple[list[list[float]], Usage]:
+        """One vector of `dimension` numbers a text.  Raises as `json` does."""
+        body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
+        if model.startswith("text-embedding-3"):
+            body["dimensions"] = dimension
+        answer = await self.json("/embeddings", body)
+        try:
+            rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+            vectors = [_vector(row["embedding"]) for row in rows]
+        except (KeyError, TypeError, ValueError):
+            raise errors.upstream_failed("The model provider's embeddings were broken. Try again.") from None
+        if len(vectors) != len(texts) or any(len(vector) != dimension for vector in vectors):
+            raise errors.upstream_failed(
+                f"The model provider's embeddings do not have the {dimension} dimensions of this tenant's vectors."
+            )
+        return vectors, usage_of(answer) or Usage(sum(map(tokens.estimate, texts)), 0, estimated=True)
+
+
+def usage_of(answer: dict[str, Any]) -> Usage | None:
+    """What the provider says was used, or None where it says nothing that can be counted."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    given, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
+    if not isinstance(given, int) or not isinstance(made, int) or given < 0 or made < 0:
+        return None
+    return Usage(given, made)
+
+
+def _vector(value: Any) -> list[float]:
+    if isinstance(value, str):
+        packed = array("f")
+        packed.frombytes(base64.b64decode(value))
+        return packed.tolist()
+    return [float(number) for number in value]
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    raw = await response.content.read(limit)
+    while not response.content.at_eof():
+        more = await response.content.read(limit)
+        raw += more
+        if len(raw) > limit:
+            raise ValueError("too long")
+    return raw
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> errors.ApiError:
+    """What a client is told of the provider's refusal; its own sentence only where the request was at fault."""
+    status = response.status
+    if status in (401, 403):
+        return errors.upstream_failed("The model provider refuses this service's own credentials: tell the operator.")
+    if status == 429:
+        return errors.unavailable("The model provider is busy. Try again shortly.", "upstream_busy", 5)
+    if status >= 500 or status < 400:
+        return errors.upstream_failed("The model provider failed. Try again.")
+    try:
+        async with asyncio.timeout(5):
+            error = orjson.loads(await _read(response, 65_536))["error"]
+        message, param, code = str(error["message"])[:1000], error.get("param"), error.get("code")
+    except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError, AttributeError):
+        message, param, code = "The model provider refused the request.", None, None
+    return errors.ApiError(
+        400,
+        message,
+        code=code if isinstance(code, str) else None,
+        param=param if isinstance(param, str) else None,
+    )
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    buffer = b""
+    async for piece in response.content.iter_any():
+        buffer += piece
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                payload = line[5:].strip()
+                if payload == b"[DONE]":
+                    return
+                yield payload
+        if len(buffer) > _MAX_EVENT:
+            raise aiohttp.ClientPayloadError("an event is too long")

@@ -1,0 +1,196 @@
+"""/v1/vector_stores: which documents are searched together, and searching them."""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from tenantry_runtime import documents, errors, fields
+from tenantry_runtime.answers import PAGE, deleted, json_answer, list_of, page
+from tenantry_runtime.call import Call
+from tenantry_runtime.endpoint import Endpoint
+from tenantry_runtime.retrieval import MAX_QUESTION, search
+
+_STATUSES = ("in_progress", "completed", "failed", "cancelled")
+
+
+async def create_store(call: Call) -> Response:
+    body = await call.json()
+    fields.only(body, frozenset({"name", "metadata", "file_ids"}))
+    name = fields.text(body, "name", "", 256) or ""
+    metadata, file_ids = fields.labels(body, "metadata"), fields.ids(body, "file_ids", 100)
+    for file_id in file_ids:
+        await documents.get_file(call, file_id)
+    identity = await documents.add_store(call, name, metadata)
+    for file_id in file_ids:
+        await documents.attach(call, identity, file_id, {})
+    return json_answer(documents.store_object(await documents.get_store(call, identity)))
+
+
+async def list_stores(call: Call) -> Response:
+    limit, descending, after = page(call.request.query_params)
+    rows = await documents.list_stores(call, limit + 1, descending, after)
+    return json_answer(list_of([documents.store_object(row) for row in rows[:limit]], len(rows) > limit))
+
+
+async def get_store(call: Call) -> Response:
+    return json_answer(documents.store_object(await documents.get_store(call, _store_id(call))))
+
+
+async def delete_store(call: Call) -> Response:
+    await documents.delete_store(call, _store_id(call))
+    return deleted(_store_id(call), "vector_store")
+
+
+def _store_id(call: Call) -> str:
+    return str(call.request.path_params["vector_store_id"])
+
+
+async def attach_file(call: Call) -> Response:
+    await documents.get_store(call, _store_id(call))
+    body = await call.json()
+    fields.only(body, frozenset({"file_id", "attributes"}))
+    file_id = fields.text(body, "file_id", longest=64)
+    if not file_id:
+        raise errors.invalid("file_id must be the id of an uploaded file.", "file_id")
+    await documents.attach(call, _store_id(call), file_id, fields.labels(body, "attributes"))
+    return json_answer(documents.attached_object(await documents.get_attached(call, _store_id(call), file_id)))
+
+
+async def list_attached(call: Call) -> Response:
+    await documents.get_store(call, _store_id(call))
+    limit, descending, after = page(call.request.query_params)
+    status = call.request.query_params.get("filter")
+    if status is not None and status not in _STATUSES:
+        raise errors.invalid(f"filter must be one of {', '.join(_STATUSES)}.", "filter")
+    order, compare = ("DESC", "<") if descending else ("ASC", ">")
+    rows = await call.fetch(
+        f"SELECT {documents.ATTACHED_COLUMNS} FROM vector_store_files "  # noqa: S608
+        "WHERE store_id = %s AND status <> 'deleting' AND (%s::text IS NULL OR status = %s) AND (%s::text IS NULL OR "
+        f"(created_at, file_id) {compare} (SELECT created_at, file_id FROM vector_store_files "
+        "WHERE store_id = %s AND file_id = %s AND status <> 'deleting')) "
+        f"ORDER BY created_at {order}, file_id {order} LIMIT %s",
+        (_store_id(call), status, status, after, _store_id(call), after, limit + 1),
+    )
+    return json_answer(list_of([documents.attached_object(row) for row in rows[:limit]], len(rows) > limit))
+
+
+async def get_attached(call: Call) -> Response:
+    row = await documents.get_attached(call, _store_id(call), call.request.path_params["file_id"])
+    return json_answer(documents.attached_object(row))
+
+
+async def detach_file(call: Call) -> Response:
+    file_id = call.request.path_params["file_id"]
+    await documents.detach(call, _store_id(call), file_id)
+    return deleted(file_id, "vector_store.file")
+
+
+async def search_store(call: Call) -> Response:
+    await documents.get_store(call, _store_id(call))
+    body = await call.json()
+    fields.only(body, frozenset({"query", "max_num_results", "ranking_options", "rewrite_query"}))
+    query = body.get("query")
+    queries = [query] if isinstance(query, str) else query
+    if not isinstance(queries, list) or not 1 <= len(queries) <= 10 or not all(isinstance(q, str) for q in queries):
+        raise errors.invalid("query must be a text, or a list of 1 to 10 texts.", "query")
+    question = "\n".join(queries)
+    if not question.strip() or len(question) > MAX_QUESTION:
+        raise errors.invalid(f"query must have 1 to {MAX_QUESTION} characters.", "query")
+    ranking = fields.mapping(body, "ranking_options") or {}
+    fields.only(ranking, frozenset({"score_threshold", "ranker"}), "ranking_options")
+    threshold = fields.number(ranking, "score_threshold", -1, 1)
+    call.model = call.configuration.embedding.model
+    hits = await search(
+        call,
+        "search",
+        question,
+        top_k=fields.integer(body, "max_num_results", 1, 50, 10) or 10,
+        min_score=-1 if threshold is None else threshold,
+        store_ids=[_store_id(call)],
+    )
+    data = [
+        {
+            "file_id": hit.file_id,
+            "filename": hit.filename,
+            "score": hit.score,
+            "attributes": hit.attributes,
+            "content": [{"type": "text", "text": hit.text}],
+        }
+        for hit in hits
+    ]
+    return json_answer(
+        {
+            "object": "vector_store.search_results.page",
+            "search_query": queries,
+            "data": data,
+            "has_more": False,
+            "next_page": None,
+        }
+    )
+
+
+def _endpoint(method: str, path: str, summary: str, handler: Any, **more: Any) -> Endpoint:
+    return Endpoint(
+        method=method, path=path, summary=summary, handler=handler, scope="documents", kind="documents", **more
+    )
+
+
+_METADATA = {"type": "object", "maxProperties": 16}
+_STORE = "/v1/vector_stores/{vector_store_id}"
+
+ROUTES = (
+    _endpoint(
+        "POST",
+        "/v1/vector_stores",
+        "Make a vector store.",
+        create_store,
+        body={
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "maxLength": 256},
+                "file_ids": {"type": "array", "items": {"type": "string"}, "maxItems": 100},
+                "metadata": _METADATA,
+            },
+        },
+    ),
+    _endpoint("GET", "/v1/vector_stores", "List vector stores.", list_stores, query=PAGE),
+    _endpoint("GET", _STORE, "One vector store.", get_store),
+    _endpoint("DELETE", _STORE, "Delete a vector store; its files stay.", delete_store),
+    _endpoint(
+        "POST",
+        f"{_STORE}/files",
+        "Put a file into a vector store.",
+        attach_file,
+        body={
+            "type": "object",
+            "required": ["file_id"],
+            "properties": {"file_id": {"type": "string"}, "attributes": _METADATA},
+        },
+    ),
+    _endpoint("GET", f"{_STORE}/files", "List the files of a vector store.", list_attached, query=PAGE),
+    _endpoint("GET", f"{_STORE}/files/{{file_id}}", "How far a file's ingestion is.", get_attached),
+    _endpoint("DELETE", f"{_STORE}/files/{{file_id}}", "Take a file out of a vector store.", detach_file),
+    _endpoint(
+        "POST",
+        f"{_STORE}/search",
+        "Search a vector store.",
+        search_store,
+        body={
+            "type": "object",
+            "required": ["query"],
+            "properties": {
+                "query": {
+                    "oneOf": [
+                        {"type": "string", "minLength": 1},
+                        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 10},
+                    ]
+                },
+                "max_num_results": {"type": "integer", "minimum": 1, "maximum": 50},
+                "ranking_options": {
+                    "type": "object",
+                    "properties": {"score_threshold": {"type": "number", "minimum": -1, "maximum": 1}},
+                },
+            },
+        },
+    ),
+)

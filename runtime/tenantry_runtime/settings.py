@@ -1,0 +1,61 @@
+"""What the process is told by its environment, and the credentials file that it reads again when it changes."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tenantry_runtime.config import Credentials
+
+log = logging.getLogger(__name__)
+
+
+class Settings(BaseSettings):
+    """Environment variables, each with the prefix ``TENANTRY_``."""
+
+    model_config = SettingsConfigDict(env_prefix="TENANTRY_")
+
+    credentials: Path = Field(description="The file of `Credentials`.")
+    pod: str = Field(default="", description="The Pod's name, for logs.")
+    host: str = "0.0.0.0"  # noqa: S104 - inside a Pod; NetworkPolicies say who may come
+    port: int = 8000
+    metrics_port: int = 9090
+    drain_seconds: float = Field(
+        default=3, description="After SIGTERM: how long to go on accepting while endpoints forget this Pod."
+    )
+    grace_seconds: float = Field(default=25, description="After that: how long requests and streams may take.")
+    pool_size: int = Field(default=8, description="Database connections of the request path.")
+
+
+class CredentialsFile:
+    """The mounted file; `watch` calls back with each new content that is valid."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._text = ""
+
+    def load(self) -> Credentials:
+        """The file's content now.  Raises OSError, or ValueError (which never holds the content)."""
+        text = self._path.read_text(encoding="utf-8")
+        try:
+            credentials = Credentials.model_validate_json(text)
+        except ValidationError as error:
+            fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors(include_input=False))
+            raise ValueError(f"{self._path} is no valid credentials file: look at {fields or 'its JSON'}") from None
+        self._text = text
+        return credentials
+
+    async def watch(self, changed: Callable[[Credentials], Awaitable[None]], every: float = 2) -> None:
+        """Look at the file until cancelled.  A mounted Secret changes as a whole, by a renamed link."""
+        while True:
+            await asyncio.sleep(every)
+            try:
+                before, credentials = self._text, self.load()
+                if self._text != before:
+                    log.info("the credentials file has changed: taking it over")
+                    await changed(credentials)
+            except (OSError, ValueError) as error:
+                log.warning("keeping the old credentials: %s", error)

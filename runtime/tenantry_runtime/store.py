@@ -1,0 +1,151 @@
+"""The tenant's runtime schema: a pool of connections that survives restarts of the server and new passwords."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, errors
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from tenantry_runtime.config import Postgres
+
+log = logging.getLogger(__name__)
+
+Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
+
+CONNECT_TIMEOUT = 3
+"""Seconds to wait for a connection, new or from the pool: a request is refused soon, not late."""
+
+_AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+    # The schema was taken away, or is not ready yet: no fault of the request's.
+    errors.UndefinedTable,
+    errors.UndefinedFunction,
+    errors.InvalidSchemaName,
+    errors.InsufficientPrivilege,
+)
+
+
+class StoreUnavailableError(Exception):
+    """The database can't be reached or used now."""
+
+
+def connection_string(postgres: Postgres, schema: bool = True) -> str:
+    """libpq's string for these credentials."""
+    return conninfo.make_conninfo(
+        "",
+        host=postgres.host,
+        port=postgres.port,
+        dbname=postgres.database,
+        user=postgres.user,
+        password=postgres.password.get_secret_value(),
+        sslmode=postgres.sslmode,
+        connect_timeout=CONNECT_TIMEOUT,
+        application_name="tenantry-runtime",
+        keepalives_idle=30,
+        options=f"-c search_path={postgres.schema_name}" if schema else None,
+    )
+
+
+class Store:
+    """Runs statements, each its own transaction unless `transaction` is used."""
+
+    def __init__(self, postgres: Postgres, size: int) -> None:
+        self._size = size
+        self._postgres = postgres
+        self._pool = self._make(postgres)
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def _make(self, postgres: Postgres) -> AsyncConnectionPool[Connection]:
+        return AsyncConnectionPool(
+            connection_string(postgres),
+            connection_class=Connection,
+            kwargs={"autocommit": True, "prepare_threshold": 1},
+            min_size=1,
+            max_size=self._size,
+            max_waiting=1000,
+            timeout=CONNECT_TIMEOUT,
+            reconnect_timeout=1,  # short, so that a server which is back is noticed soon
+            open=False,
+            name="requests",
+        )
+
+    @property
+    def postgres(self) -> Postgres:
+        """The credentials in use."""
+        return self._postgres
+
+    async def open(self) -> None:
+        """Start connecting; does not wait for it."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        for task in self._closing:
+            task.cancel()
+        await self._pool.close(timeout=2)
+
+    async def replace(self, postgres: Postgres) -> None:
+        """Use other credentials from now on; statements that run keep their connections until they end."""
+        if postgres == self._postgres:
+            return
+        new = self._make(postgres)
+        await new.open(wait=False)
+        old, self._pool, self._postgres = self._pool, new, postgres
+
+        async def close_later() -> None:
+            await asyncio.sleep(60)
+            await old.close(timeout=5)
+
+        task = asyncio.create_task(close_later())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def fetch(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """The rows of one statement (none for one without).  Tried a second time where the connection broke.
+
+        So a statement must bear being run twice.  Raises StoreUnavailableError.
+        """
+        for attempt in (1, 2):
+            try:
+                async with self._pool.connection() as connection:
+                    cursor = await connection.execute(statement.encode(), values or None)
+                    return await cursor.fetchall() if cursor.description else []
+            except errors.QueryCanceled as error:
+                raise StoreUnavailableError("a statement took too long") from error
+            except _AWAY as error:
+                if attempt == 2 or isinstance(error, PoolTimeout | PoolClosed | TooManyRequests):
+                    raise StoreUnavailableError(type(error).__name__) from error
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(self._pool.check(), CONNECT_TIMEOUT)
+        raise AssertionError("unreachable")
+
+    async def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
+        """The first row, or None."""
+        rows = await self.fetch(statement, values)
+        return rows[0] if rows else None
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One connection in one transaction.  Raises StoreUnavailableError."""
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                yield connection
+        except _AWAY as error:
+            raise StoreUnavailableError(type(error).__name__) from error
+
+    async def healthy(self, timeout: float = 2) -> bool:
+        """Whether a statement is answered within `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.fetch("SELECT 1")
+        except (StoreUnavailableError, TimeoutError):
+            return False
+        return True
