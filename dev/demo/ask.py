@@ -58,10 +58,10 @@ def upload(ai: OpenAI, actor: Actor) -> bool:
     return True
 
 
-def ask(ai: OpenAI, question: str, prices: dict[str, tuple[Decimal, Decimal]]) -> Answered:
-    """One chat completion with the tenant's default model and retrieval from its documents."""
+def ask(ai: OpenAI, question: str, model: str, prices: dict[str, tuple[Decimal, Decimal]]) -> Answered:
+    """One chat completion, with retrieval from the tenant's documents."""
     answer = ai.chat.completions.create(
-        model=next(iter(sorted(model.id for model in ai.models.list() if model.id in prices))),
+        model=model,
         messages=[{"role": "user", "content": question}],
         max_tokens=200,
         extra_body={"tenantry": {"retrieval": {"topK": 3}}},

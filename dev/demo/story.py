@@ -13,6 +13,7 @@ class Actor:
     name: str
     display_name: str
     tier: str
+    model: str
     owner: str
     title: str
     document: str
@@ -41,6 +42,7 @@ ACTORS = (
         name="acme",
         display_name="Acme Corp",
         tier="free",
+        model="gpt-4o-mini",
         owner="ada@acme.example",
         title="Returns handbook",
         document=(
@@ -56,6 +58,7 @@ ACTORS = (
         name="globex",
         display_name="Globex Corporation",
         tier="pro",
+        model="gpt-4o",
         owner="greta@globex.example",
         title="Reactor manual",
         document=(
@@ -70,6 +73,7 @@ ACTORS = (
         name="initech",
         display_name="Initech",
         tier="enterprise",
+        model="gpt-4o",
         owner="ivo@initech.example",
         title="Report rules",
         document=(

@@ -150,6 +150,6 @@ def vectors(mine: Actor, secret: dict[str, str], foreign: list[str]) -> Iterator
         client.close()
 
 
-def shared_collections(tenants: list[Json]) -> list[str]:
-    """The collections of the other tenants, as the operator pinned them."""
+def collections(tenants: list[Json]) -> list[str]:
+    """The collections of these tenants, as the operator pinned them."""
     return sorted({found["status"]["pinned"]["collection"] for found in tenants})
