@@ -40,10 +40,13 @@ class _Entry:
 class Regions:
     """Makes backends when they are first needed and anew when a region or one of its Secrets changed."""
 
-    def __init__(self, kubernetes: KubernetesBackend, namespace: str, partitions_per_collection: int) -> None:
+    def __init__(
+        self, kubernetes: KubernetesBackend, namespace: str, partitions_per_collection: int, believed_seconds: float
+    ) -> None:
         self._kubernetes = kubernetes
         self._namespace = namespace
         self._partitions = partitions_per_collection
+        self._believed = believed_seconds
         self._entries: dict[str, _Entry] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._retired: set[asyncio.Task[None]] = set()
@@ -94,7 +97,8 @@ class Regions:
                         password=milvus["password"],
                         allow_unauthenticated=region.spec.milvus.allow_unauthenticated,
                     ),
-                    partitions_per_collection=self._partitions,
+                    spread=self._partitions,
+                    remember=self._believed,
                 ),
                 provider_api_key=provider["api-key"],
             )

@@ -43,7 +43,8 @@ class Operator:
         self.observed = Observed()
         self.view = View()
         self.kubernetes = KubernetesBackend(self.connection, self.observed)
-        self.regions = Regions(self.kubernetes, settings.namespace, settings.partitions_per_collection)
+        self.believed = settings.resync_seconds * 0.75
+        self.regions = Regions(self.kubernetes, settings.namespace, settings.partitions_per_collection, self.believed)
         self.leader = Leader(self.connection, settings.namespace, self.identity, settings.lease_seconds)
         self.leading = False
 
@@ -51,8 +52,7 @@ class Operator:
         """List, then reconcile for ever."""
         settings = self.settings
         derived = await installation.credentials(self.kubernetes, settings.namespace)
-        believed = settings.resync_seconds * 0.75
-        keys = AccessKeys(self.kubernetes, self.view, derived, believed)
+        keys = AccessKeys(self.kubernetes, self.view, derived, self.believed)
         options = Options(
             runtime_image=settings.runtime_image,
             image_pull_policy=settings.image_pull_policy,
@@ -65,7 +65,7 @@ class Operator:
         reconciler = Reconciler(
             self.view,
             self.kubernetes,
-            Subsystems(self.kubernetes, self.regions, derived, options, keys, self.metrics, believed),
+            Subsystems(self.kubernetes, self.regions, derived, options, keys, self.metrics, self.believed),
             Deletion(self.kubernetes, self.view, self.regions),
             Events(self.kubernetes, self.identity),
             self.metrics,

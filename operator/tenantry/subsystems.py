@@ -99,9 +99,10 @@ class Subsystems:
         try:
             backends = await self.regions.get(work.region)
         except (BackendError, ApiError) as error:
+            backends = None
             for kind in (Type.DATABASE, Type.VECTORS):
                 report.add(failed(kind, error))
-        else:
+        if backends:
             stores = await asyncio.gather(
                 self._attempt(Type.DATABASE, self._database(work, backends)),
                 self._attempt(Type.VECTORS, self._vectors(work, backends)),
@@ -109,7 +110,7 @@ class Subsystems:
             for outcome in stores:
                 report.add(outcome)
         waiting = [t for t in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS) if not report.outcomes[t].good]
-        if not waiting:
+        if backends and not waiting:
             report.add(await self._attempt(Type.RUNTIME, self._runtime(work, backends)))
             await self._sweep(work)
         else:
@@ -165,7 +166,7 @@ class Subsystems:
         plan = database.plan(work.resolved, self.derived, settings)
         digest = work.digest(settings.digest(), *memory(backends))
         if not self.verified.holds(uid, "database", digest):
-            seen = await backends.postgres.ensure(plan)
+            seen = await backends.postgres.ensure(plan, logins=True)
             self._drift("database", 0 if seen.created else len(seen.corrected))
             if seen.spent_nano is not None and seen.month:
                 work.report.spend = Spend(month=seen.month, amount=dollars(seen.spent_nano))
