@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tenantry.api.base import ApiModel, Condition, Resource, rule
+from tenantry.api.base import ApiModel, Condition, Resource, rule, rules
 
 Scope = Literal["chat", "embeddings", "documents", "conversations", "usage", "audit", "admin"]
 DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "embeddings", "documents")
@@ -25,7 +25,17 @@ class AccessKeySpec(ApiModel):
     act_for_users: bool = Field(
         default=False, description="The key may name an end user in the header X-Tenantry-User."
     )
-    expires_at: datetime | None = Field(default=None, description="The key stops working at this time.")
+    expires_at: datetime | None = Field(
+        default=None,
+        description="The key stops working at this time.",
+        # The API server knows a year 0, Python's calendar and PostgreSQL's do not.
+        json_schema_extra=rules(
+            rule(
+                "self > timestamp('2000-01-01T00:00:00Z') && self < timestamp('9999-01-01T00:00:00Z')",
+                "must lie between the years 2000 and 9998",
+            )
+        ),
+    )
 
 
 class AccessKeyStatus(ApiModel):

@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 
 DECIMAL = r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 Jurisdiction = Literal["US", "EU", "APAC"]

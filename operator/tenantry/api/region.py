@@ -74,7 +74,15 @@ class ModelProvider(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         description="What it offers, with prices; a model that is not listed is refused.",
     )
-    prices_from: date = Field(description="The day from which these prices hold.")
+    prices_from: date = Field(
+        description="The day from which these prices hold.",
+        json_schema_extra=rules(
+            rule(
+                "self >= timestamp('2000-01-01T00:00:00Z') && self < timestamp('9999-01-01T00:00:00Z')",
+                "must lie between the years 2000 and 9998",
+            )
+        ),
+    )
 
 
 class EmbeddingModel(ApiModel):

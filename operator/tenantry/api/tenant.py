@@ -4,7 +4,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tenantry.api.base import ApiModel, Condition, Jurisdiction, ModelName, Resource, rule, rules
+from tenantry.api.base import (
+    DNS_LABEL,
+    DNS_SUBDOMAIN,
+    ApiModel,
+    Condition,
+    Jurisdiction,
+    ModelName,
+    Resource,
+    rule,
+    rules,
+)
 from tenantry.api.region import Metric
 from tenantry.api.tier import (
     Budget,
@@ -277,6 +287,22 @@ class Tenant(Resource):
                 "!has(self.owners) || self.owners.all(o, (o.kind == 'ServiceAccount') == (has(o.__namespace__) && "
                 "o.__namespace__ != ''))",
                 "spec.owners[].namespace is needed for a ServiceAccount and only there",
+            ),
+            rule(
+                "!has(self.owners) || self.owners.all(o, o.kind != 'ServiceAccount' || ("
+                f"o.name.matches('{DNS_SUBDOMAIN}') && has(o.__namespace__) && "
+                f"o.__namespace__.matches('{DNS_LABEL}')))",
+                "spec.owners[].name and namespace of a ServiceAccount must be names as Kubernetes has them",
+            ),
+            rule(
+                "!has(self.owners) || self.owners.all(o, !(o.name in ['system:anonymous', 'system:authenticated', "
+                "'system:unauthenticated', 'system:serviceaccounts']))",
+                "spec.owners[].name must not stand for everybody",
+            ),
+            rule(
+                "!has(self.ai) || !has(self.ai.models) || !has(self.ai.models.allowed) || "
+                "!has(self.ai.models.default) || self.ai.models.default in self.ai.models.allowed",
+                "spec.ai.models.default must be one of spec.ai.models.allowed",
             ),
             _fixed("database.isolation"),
             _fixed("vectors.isolation"),
