@@ -8,6 +8,7 @@ the configuration's relabelling is what a user would write.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import re
 import ssl
@@ -68,8 +69,8 @@ class Pods:
         cluster = document["clusters"][0]["cluster"]
         self._url = f"{cluster['server']}/api/v1/pods?resourceVersion=0"  # from the API server's own cache
         self._token = document["users"][0]["user"]["token"]
-        authority = cluster["certificate-authority-data"]
-        context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(_der(authority)))
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        context = ssl.create_default_context(cadata=authority)
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
@@ -85,12 +86,6 @@ class Pods:
                     self._pods = json.load(answer)["items"]
                 self._read_at = time.monotonic()
             return self._pods
-
-
-def _der(authority: str) -> bytes:
-    import base64
-
-    return ssl.PEM_cert_to_DER_cert(base64.b64decode(authority).decode())
 
 
 def serve(pods: Pods, host: str, port: int) -> None:
