@@ -54,6 +54,7 @@ async def serve(settings: Settings) -> None:
     """
     service, file = load(settings)
     listeners = [_listen(settings.host, port) for port in (settings.port, settings.metrics_port)]
+    ports = [listener.getsockname()[1] for listener in listeners]
     api = _server(create_app(service), settings.grace_seconds)
     metrics = _server(create_metrics_app(service), 1)
 
@@ -67,7 +68,7 @@ async def serve(settings: Settings) -> None:
         asyncio.create_task(server.serve(sockets=[listener]))
         for server, listener in zip((api, metrics), listeners, strict=True)
     ]
-    log.info("serving on ports %d and %d", settings.port, settings.metrics_port)
+    log.info("serving on ports %d and %d", *ports)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
 

@@ -1,0 +1,51 @@
+"""The servers start once for all tests of this folder; each module makes the tenants and replicas it needs."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.runtime.stack import Replica, Stack, Tenant, running
+from tests.integration.runtime.upstream import Upstream
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("runtime")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="package")
+def upstream() -> Iterator[Upstream]:
+    """A provider whose answers a test writes."""
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def home(stack: Stack) -> Tenant:
+    """A tenant of the stand-in provider."""
+    return stack.tenant()
+
+
+@pytest.fixture(scope="module")
+def service(home: Tenant) -> Iterator[Replica]:
+    with home.replica() as replica:
+        yield replica
+
+
+@pytest.fixture(scope="module")
+def scripted(stack: Stack, upstream: Upstream) -> Tenant:
+    """A tenant whose provider is `upstream`."""
+    return stack.tenant(provider_url=upstream.url)
+
+
+@pytest.fixture(scope="module")
+def scripted_service(scripted: Tenant) -> Iterator[Replica]:
+    with scripted.replica() as replica:
+        yield replica
+
+
+@pytest.fixture(autouse=True)
+def fresh_upstream(request: pytest.FixtureRequest) -> None:
+    if "upstream" in request.fixturenames:
+        request.getfixturevalue("upstream").reset()

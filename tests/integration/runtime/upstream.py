@@ -1,0 +1,88 @@
+"""A provider that answers what a test tells it to, and remembers what it was asked."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tests.integration.runtime.stack import eventually
+
+
+def chunk(**values: Any) -> dict[str, Any]:
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini", **values}
+
+
+def delta(text: str) -> dict[str, Any]:
+    return chunk(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}])
+
+
+class Upstream:
+    """`events`: a stream's chunks, a number among them being seconds to wait; `answer`: a whole answer."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        app = Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
+        )
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
+        self.reset()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        eventually(lambda: self._server.started)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(30)
+
+    def reset(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.status = 200
+        self.delay = 0.0
+        self.stopped = threading.Event()
+        self.streaming = threading.Event()
+        self.events: list[Any] = [delta("Hello"), delta(" there")]
+        self.answer: dict[str, Any] = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "gpt-4o-mini",
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", "content": "Hello there"}, "finish_reason": "stop"}
+            ],
+            "usage": {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22},
+        }
+
+    async def _chat(self, request: Request) -> Response:
+        body = json.loads(await request.body())
+        self.asked.append(body)
+        await asyncio.sleep(self.delay)
+        if self.status != 200:
+            error = {"message": "The provider's own words.", "type": "t", "param": "messages", "code": "c"}
+            return JSONResponse({"error": error}, self.status)
+        if body.get("stream"):
+            return StreamingResponse(self._stream(), media_type="text/event-stream")
+        return JSONResponse(self.answer)
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        try:
+            for event in self.events:
+                if isinstance(event, int | float):
+                    self.streaming.set()
+                    await asyncio.sleep(event)
+                else:
+                    yield b"data: " + json.dumps(event).encode() + b"\n\n"
+            yield b"data: [DONE]\n\n"
+        finally:
+            self.stopped.set()
