@@ -6,6 +6,7 @@ settings.register_profile(
     "tenantry",
     deadline=None,
     derandomize=True,
+    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("tenantry")
