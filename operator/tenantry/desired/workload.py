@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from tenantry import names
 from tenantry.api import quantity
-from tenantry.desired.meta import NAME_LABEL, DesiredError, Json, digested, metadata
+from tenantry.desired.meta import NAME_LABEL, Json, digested, metadata
 from tenantry.desired.options import Options
 from tenantry.desired.quota import MEBI, RUNTIME_EPHEMERAL_REQUEST, canonical
 from tenantry.desired.scrape import ANNOTATIONS, APP, METRICS_PORT, NAME
@@ -104,16 +104,6 @@ def _selector(resolved: Resolved) -> dict[str, str]:
 
 def _resources(resolved: Resolved) -> Json:
     amounts = resolved.resources
-    pairs = (
-        ("cpu", amounts.cpu_request, amounts.cpu_limit),
-        ("memory", amounts.memory_request, amounts.memory_limit),
-    )
-    for what, request, limit in pairs:
-        if quantity.parse(request) > quantity.parse(limit):
-            raise DesiredError(
-                f"The runtime would request more {what} ({request}) than its limit ({limit}); "
-                f"change {what}Request or {what}Limit in spec.runtime.resources of the tenant or its tier"
-            )
 
     def made(cpu: str, memory: str, ephemeral: int) -> dict[str, str]:
         return {

@@ -6,7 +6,7 @@ import pytest
 
 from tenantry import names
 from tenantry.desired import kubernetes, rbac, scrape, workload
-from tenantry.desired.meta import DIGEST_ANNOTATION, DesiredError, digested
+from tenantry.desired.meta import DIGEST_ANNOTATION, digested
 from tenantry.desired.options import Options
 from tests import samples
 
@@ -202,12 +202,6 @@ def test_uploads_have_room_and_a_bound():
         (container,) = pod(tenant)["spec"]["containers"]
         assert workload.ephemeral_limit(tenant) > workload.scratch_bytes(tenant)
         assert container["volumeMounts"][1]["mountPath"] == "/tmp"
-
-
-def test_a_request_above_its_limit_is_refused_in_words():
-    tenant = samples.resolved("acme", runtime={"resources": {"cpuRequest": "2", "cpuLimit": "1"}})
-    with pytest.raises(DesiredError, match="cpuRequest or cpuLimit"):
-        workload.deployment(tenant, OPTIONS, "d")
 
 
 def test_prometheus_finds_the_pods_by_annotation():
