@@ -15,8 +15,8 @@ venv: ## Make .dev/venv with everything that development needs
 cluster-up: venv ## Start the development cluster; the admin kubeconfig is .dev/kubeconfig
 	@$(PY) -m dev.cluster up
 
-cluster-down: venv ## Stop it; nothing stays running, mounted, bridged or filtered
-	@$(PY) -m dev.cluster down
+cluster-down: venv ## Stop it; nothing stays running, mounted, bridged or filtered (PACKAGES=1: nor installed)
+	@$(PY) -m dev.cluster down $(if $(PACKAGES),--packages)
 
 cluster-status: venv ## Say what runs
 	@$(PY) -m dev.cluster status

@@ -113,7 +113,7 @@ class Demo:
         for actor in ACTORS:
             if _level(tenants[actor.name]) != "Partition":
                 others = [seen for name, seen in tenants.items() if name != actor.name]
-                yield from walls.vectors(actor, self._secret(actor, "milvus"), walls.collections(others))
+                yield from walls.vectors(actor.name, self._secret(actor, "milvus"), walls.collections(others))
         for actor in ACTORS:
             yield walls.owners(actor, neighbour(actor), self.kube)
 

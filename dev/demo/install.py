@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,14 @@ from dev.demo.show import Show
 from dev.demo.story import Actor
 from dev.demo.target import Target, run_module
 from dev.provider import DIMENSION, EMBEDDING_MODEL, NAME
+from tenantry import names
 from tenantry.backends import kinds
 
 REGION = "local"
 STATE = paths.DEV / "demo"
 CHART, TENANTS_CHART = "charts/tenantry", "charts/tenants"
 OPENAI = "https://api.openai.com/v1"
+IMAGES_ANNOTATION = "demo.tenantry.dev/images"
 ALWAYS_PULL = "templates/admission/always-pull.yaml"
 
 
@@ -96,6 +99,22 @@ def operator(target: Target, show: Show | None = None) -> None:
             kind = "the real OpenAI API" if provider == OPENAI else f"{NAME}, no language model: set OPENAI_API_KEY"
             show.line(f"Model provider {provider} ({kind})")
     helm.upgrade(target, "tenantry", CHART, str(values), helm.pods_of(target, show))
+    if target.ours:
+        restart(target)
+
+
+def restart(target: Target) -> None:
+    """Start Pods anew whose image was built again: its name is the same, so nobody else notices."""
+    stamps = sorted((paths.STATE / "images").glob("*"))
+    built = hashlib.sha256("".join(stamp.name + stamp.read_text() for stamp in stamps).encode()).hexdigest()[:16]
+    seen = target.kube.get(kinds.NAMESPACE, NAMESPACE)
+    before = ((seen or {"metadata": {}})["metadata"].get("annotations") or {}).get(IMAGES_ANNOTATION)
+    if before != built and before is not None:
+        target.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment/tenantry")
+        for tenant in target.kube.list(kinds.TENANT):
+            target.kubectl("-n", names.runtime_namespace(tenant["metadata"]["name"]), "delete", "pods", "--all")
+        target.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/tenantry", "--timeout=120s")
+    target.kube.merge(kinds.NAMESPACE, NAMESPACE, {"metadata": {"annotations": {IMAGES_ANNOTATION: built}}})
 
 
 def namespace(kube: Kube) -> None:

@@ -119,8 +119,8 @@ def roles(mine: Actor, theirs: Actor, secret: dict[str, str]) -> Iterator[Wall]:
         )
 
 
-def vectors(mine: Actor, secret: dict[str, str], foreign: list[str]) -> Iterator[Wall]:
-    """A tenant's own Milvus user at collections that are not its own."""
+def vectors(mine: str, secret: dict[str, str], foreign: list[str]) -> Iterator[Wall]:
+    """The own Milvus user of tenant `mine` at collections that are not its own."""
     from pymilvus import MilvusClient, MilvusException
 
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for each refusal
@@ -145,7 +145,7 @@ def vectors(mine: Actor, secret: dict[str, str], foreign: list[str]) -> Iterator
             away = tried(collection)
             if away.refused and "privilege" not in away.answer.lower() and "permission" not in away.answer.lower():
                 away = Attempt(away.call, away.answer, refused=False)
-            yield Wall(f"{mine.name}'s Milvus user {secret['username']}", home, away)
+            yield Wall(f"{mine}'s Milvus user {secret['username']}", home, away)
     finally:
         client.close()
 
