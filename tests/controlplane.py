@@ -66,7 +66,7 @@ class ControlPlane:
 
     def start(self) -> None:
         if not KUBE.exists():
-            raise StartError(f"{KUBE} is missing: make it with `make bin`.")
+            raise StartError(f"{KUBE} is missing: run `make cluster-up` once, which builds it.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.authority = Authority(self.folder)
         self._server = self.authority.issue(
