@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tenantry_runtime.config import Documents
 from tests.integration.runtime.stack import Replica, Stack, Tenant, running
 from tests.integration.runtime.upstream import Upstream
 
@@ -24,7 +25,7 @@ def upstream() -> Iterator[Upstream]:
 @pytest.fixture(scope="module")
 def home(stack: Stack) -> Tenant:
     """A tenant of the stand-in provider."""
-    return stack.tenant()
+    return stack.tenant(documents=Documents(max_files=50, max_file_bytes=5_000_000))
 
 
 @pytest.fixture(scope="module")
