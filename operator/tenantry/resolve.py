@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from zoneinfo import available_timezones
 
 from tenantry import names
@@ -156,6 +157,8 @@ def resolve(
     problems += over
     limits, budget, over = _money(tenant, tier)
     problems += over
+    resources, over = _runtime(tenant, tier)
+    problems += over
     problems += _models(tenant, tier, region)
     vectors = _vectors(tenant, tier, region, pinned)
     if vectors.embedding_model not in {m.name for m in region.spec.provider.models}:
@@ -186,7 +189,6 @@ def resolve(
     if problems:
         return tuple(problems)
 
-    own = spec.runtime.resources
     return Resolved(
         name=tenant.name,
         uid=tenant.uid,
@@ -218,9 +220,7 @@ def resolve(
         budget=budget,
         documents=tier.spec.documents,
         replicas=spec.runtime.replicas.min if spec.runtime.replicas else tier.spec.runtime.replicas,
-        resources=tier.spec.runtime.resources.model_copy(
-            update={key: value for key, value in own.model_dump().items() if value is not None}
-        ),
+        resources=resources,
         notes=_notes(tier, pinned),
     )
 
@@ -305,6 +305,14 @@ def _money(tenant: Tenant, tier: TenantTier) -> tuple[Limits, Budget | None, lis
     limits = tier.spec.limits.model_copy(update=override)
     own, default = tenant.spec.ai.budget, tier.spec.budget
     if own is None:
+        if default and default.time_zone and default.time_zone not in _time_zones():
+            problems.append(
+                Problem(
+                    Reason.INVALID_SPEC,
+                    f"spec.budget.timeZone {default.time_zone!r} of tier {tier.name!r} is no IANA time zone such as "
+                    "Europe/Berlin; correct the TenantTier",
+                )
+            )
         return limits, default, problems
     if default and Decimal(own.monthly) > Decimal(default.monthly):
         problems.append(
@@ -320,7 +328,7 @@ def _money(tenant: Tenant, tier: TenantTier) -> tuple[Limits, Budget | None, lis
                 f"spec.ai.budget.onExceeded: tier {tier.name!r} blocks calls over budget; remove AlertOnly",
             )
         )
-    if own.time_zone and own.time_zone not in available_timezones():
+    if own.time_zone and own.time_zone not in _time_zones():
         problems.append(
             Problem(
                 Reason.INVALID_SPEC,
@@ -346,6 +354,29 @@ def _notes(tier: TenantTier, pinned: Pinned | None) -> tuple[str, ...]:
     if not kept:
         return ()
     return (f"Fixed at first provisioning: {' and '.join(kept)}, tier {tier.name} notwithstanding",)
+
+
+def _runtime(tenant: Tenant, tier: TenantTier) -> tuple[ResourceAmounts, list[Problem]]:
+    override = {k: v for k, v in tenant.spec.runtime.resources.model_dump().items() if v is not None}
+    resources = tier.spec.runtime.resources.model_copy(update=override)
+    problems = [
+        Problem(
+            Reason.INVALID_SPEC,
+            f"spec.runtime.resources: {what}Request is {request}, above {what}Limit, which is {limit}",
+        )
+        for what, request, limit in (
+            ("cpu", resources.cpu_request, resources.cpu_limit),
+            ("memory", resources.memory_request, resources.memory_limit),
+        )
+        if quantity.parse(request) > quantity.parse(limit)
+    ]
+    return resources, problems
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    """Looking them up reads a folder with hundreds of files."""
+    return frozenset(available_timezones())
 
 
 def _camel(key: str) -> str:

@@ -9,12 +9,12 @@ _UNITS = {
     "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50),
 }  # fmt: skip
 PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
-_PARTS = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")
+_PARTS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", re.ASCII)
 
 
 def parse(text: str | int) -> Decimal:
     """The amount in base units (cores, bytes, pieces).  ValueError for what is no quantity."""
-    match = _PARTS.match(str(text))
+    match = _PARTS.fullmatch(str(text))
     if not match:
         raise ValueError(f"{text!r} is no quantity such as 500m, 2 or 4Gi")
     return Decimal(match[1]) * _UNITS[match[2] or ""]

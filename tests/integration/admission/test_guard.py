@@ -8,7 +8,7 @@ from tests.api import Api, Object, ok, refused
 from tests.controlplane import poll
 from tests.integration.admission.conftest import Cluster, TenantSpaces
 
-POD_TEMPLATE = {
+POD_TEMPLATE: Object = {
     "metadata": {"labels": {"app": "x"}},
     "spec": {
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},

@@ -58,14 +58,15 @@ def test_a_peer_outside_the_tenant_is_refused(acme: TenantSpaces, direction: str
 
 @pytest.mark.parametrize("direction", ["egress", "ingress"])
 def test_ways_within_the_tenant_are_open(acme: TenantSpaces, direction: str) -> None:
-    for peer in (
+    inside: list[Object] = [
         {"podSelector": {}},
         {"podSelector": {"matchLabels": {"app": "x"}}},
         selecting(tenantry_dev__tenant=acme.tenant),
         selecting(kubernetes_io__metadata_name=acme.home),
         selecting(kubernetes_io__metadata_name=f"{acme.home}--dev"),
         {**selecting(tenantry_dev__tenant=acme.tenant), "podSelector": {"matchLabels": {"app": "x"}}},
-    ):
+    ]
+    for peer in inside:
         ok(acme.cluster.person.create(acme.plain(way(direction, peer))))
     # The beginning of another tenant's name is not its name.
     near = selecting(kubernetes_io__metadata_name=f"{acme.home}-2")
@@ -100,7 +101,8 @@ def test_a_policy_is_not_opened_later(acme: TenantSpaces) -> None:
 
 def test_external_services_let_others_in_but_not_out(umbrella: TenantSpaces) -> None:
     person = umbrella.cluster.person
-    for spec in ({"ingress": [{}]}, {"ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}):
+    wide: list[Object] = [{"ingress": [{}]}, {"ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}]
+    for spec in wide:
         ok(person.create(umbrella.plain(policy(**spec))))
     ok(person.create(umbrella.plain(way("ingress", {"namespaceSelector": {}}))))
     refused(person.create(umbrella.plain(way("egress", {"namespaceSelector": {}}))), "spec.egress[].to[]")
