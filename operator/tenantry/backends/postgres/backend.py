@@ -8,7 +8,7 @@ import psycopg
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.postgres import errors, observe, removal
-from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Undefined
+from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
 from tenantry.desired.database import DatabasePlan
 from tenantry.desired.postgres import inside as insides
 from tenantry.desired.postgres import keys
@@ -84,7 +84,7 @@ class PostgresBackend:
         async with self._connections.use(plan.database) as session:
             try:
                 seen = await session.run(keys.select(plan.things), what="access keys")
-            except Undefined:
+            except Unreadable:
                 raise BackendError(
                     Reason.RETRYING,
                     "The tenant's table of access keys is not there yet; the operator makes it and tries again",
@@ -145,7 +145,9 @@ class _Work:
         ):
             if name:
                 raise foreign(name)
-        return [
-            *(shareds.corrections(self.plan, shared) if shared else ()),
-            *(insides.corrections(self.plan, inside) if inside else ()),
-        ]
+        found = shareds.corrections(self.plan, shared) if shared else []
+        if inside and not inside.readable:
+            if not found:
+                raise errors.unmended(f"the rights on schema {self.plan.things.runtime_schema}")
+            return found
+        return [*found, *(insides.corrections(self.plan, inside) if inside else ())]

@@ -44,11 +44,18 @@ class Admin:
     sslmode: Literal["disable", "prefer", "require", "verify-full"] = "prefer"
 
 
-class Undefined(BackendError):
-    """A table or column that a statement names is not there."""
+_UNREADABLE = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InsufficientPrivilege,
+)
+
+
+class Unreadable(BackendError):
+    """What a statement names is not there, or not for the admin."""
 
     @classmethod
-    def of(cls, error: BackendError) -> "Undefined":
+    def of(cls, error: BackendError) -> "Unreadable":
         return cls(error.reason, error.message)
 
 
@@ -78,8 +85,8 @@ class Session:
         try:
             cursor = await _execute(self._connection, statement, values, seconds)
             rows = await cursor.fetchall() if cursor.description else []
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-            raise Undefined.of(errors.running(error, what)) from None
+        except _UNREADABLE as error:
+            raise Unreadable.of(errors.running(error, what)) from None
         except psycopg.Error as error:
             raise errors.running(error, what) from None
         if strict and self._warnings:
@@ -92,6 +99,9 @@ class Session:
 
     async def transact(self, corrections: Iterable[Correction]) -> None:
         """All of them, or none."""
+        corrections = list(corrections)
+        if not corrections:
+            return
         await self.run(sql.SQL("BEGIN"))
         try:
             for correction in corrections:

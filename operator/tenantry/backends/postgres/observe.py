@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from tenantry.backends.postgres.connections import READ_SECONDS, Session, Undefined
+from tenantry.backends.postgres.connections import READ_SECONDS, Session, Unreadable
 from tenantry.desired.postgres import catalog, seen
 from tenantry.desired.postgres.things import Things
 
@@ -16,14 +16,21 @@ async def everything(
 
     One query where the runtime's tables are there, as they are once the tenant is provisioned; else three.
     """
+    readable = True
     try:
         found = await _query(session, things, databases, catalog.TABLES, shared, inside)
-    except Undefined:
+    except Unreadable:
         found = await _query(session, things, databases, (), shared, inside)
-        present = catalog.TABLES & found[1]["relations"].keys()
+        present = catalog.TABLES & found[1].get("relations", {}).keys()
         if present:
-            found = await _query(session, things, databases, present, shared, inside)
-    return (seen.shared(found[0]) if shared else None, seen.inside(found[1], found[2]) if inside else None)
+            try:
+                found = await _query(session, things, databases, present, shared, inside)
+            except Unreadable:
+                readable = False
+    return (
+        seen.shared(found[0]) if shared else None,
+        seen.inside(found[1], found[2], readable=readable) if inside else None,
+    )
 
 
 async def catalogs(

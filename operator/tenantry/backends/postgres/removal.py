@@ -27,8 +27,9 @@ async def remove(connections: Connections, things: Things, isolation: Isolation,
         if policy == "Delete":
             for name in databases:
                 await session.correct(removal.drop_database(name))
-        elif things.database in databases and not shared.databases[things.database].open:
-            await session.correct(removal.open_database(things.database))
+        elif things.database in databases:
+            adopt = removal.adopt_database(things, shared.databases[things.database])
+            await session.transact(removal.together(f"access to database {things.database}", adopt))
         elsewhere = await session.run(removal.ELSEWHERE, {"roles": roles})
     others = {str(row[0]) for row in elsewhere}
     if policy == "Retain" and things.database in databases:

@@ -130,6 +130,8 @@ def _tables(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
     if fresh:
         yield Correction(f"grants on the new tables of schema {things.runtime_schema}", tuple(fresh), drift=False)
     for name, relation in sorted(seen.relations.items()):
+        if name not in plan.grants and relation.owner != things.runtime_owner:
+            continue  # somebody else's, such as a superuser's; the schema keeps others away from it
         target = _in_runtime_schema("SEQUENCE {}" if relation.kind == "S" else "TABLE {}", plan, name)
         wanted = {(things.group, privilege) for privilege in plan.grants.get(name, ())}
         if found := _owned(target, wanted, relation, things.runtime_owner):
@@ -146,6 +148,8 @@ def _functions(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
     if fresh:
         yield Correction(f"grants on the new functions of schema {things.runtime_schema}", tuple(fresh), drift=False)
     for signature, function in sorted(seen.functions.items()):
+        if function.name not in plan.functions and function.owner != things.runtime_owner:
+            continue
         target = statement("ROUTINE {signature}", signature=trusted(signature))
         wanted = execute if function.name in plan.functions else set()
         if found := _owned(target, wanted, function, things.runtime_owner):

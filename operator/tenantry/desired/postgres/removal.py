@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from psycopg import sql
 
-from tenantry.desired.postgres.seen import Inside, Shared
+from tenantry.desired.postgres.seen import Inside, SeenThing, Shared
 from tenantry.desired.postgres.shared import owns_database
 from tenantry.desired.postgres.statements import Correction, Statement, comment, statement
 from tenantry.desired.postgres.things import Policy, Things
@@ -90,15 +90,15 @@ def drop_database(name: str) -> Correction:
     return Correction(f"the end of database {name}", (statement("DROP DATABASE {} WITH (FORCE)", name),), alone=True)
 
 
-def open_database(name: str) -> Correction:
-    """One that a crash left closed."""
-    return Correction(
-        f"access to database {name}",
-        (
-            statement("REVOKE ALL ON DATABASE {} FROM PUBLIC", name),
-            statement("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", name),
-        ),
+def adopt_database(things: Things, database: SeenThing) -> list[Statement]:
+    """One that a crash left before it had its comment, or closed; its owner, who says whose it is, will change."""
+    name = things.database
+    marked = () if things.owns(database.comment) else (comment("DATABASE", name, things.comment),)
+    shut = (
+        statement("REVOKE ALL ON DATABASE {} FROM PUBLIC", name),
+        statement("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", name),
     )
+    return [*marked, *(() if database.open else shut)]
 
 
 def rename_database(things: Things) -> list[Statement]:

@@ -80,6 +80,8 @@ class Inside:
     month: str | None = None
     """The month (YYYY-MM) of `spent_nano`, in the tenant's time zone."""
     spent_nano: int | None = None
+    readable: bool = True
+    """Whether the admin could read the rows; it can't where it lost its membership of the owner."""
 
 
 def shared(document: Mapping[str, Any]) -> Shared:
@@ -91,7 +93,7 @@ def shared(document: Mapping[str, Any]) -> Shared:
     )
 
 
-def inside(document: Mapping[str, Any], rows: Mapping[str, Any]) -> Inside:
+def inside(document: Mapping[str, Any], rows: Mapping[str, Any], *, readable: bool = True) -> Inside:
     month, spent = rows.get("month") or (None, None)
     return Inside(
         schemas=_things(document["schemas"]),
@@ -104,6 +106,7 @@ def inside(document: Mapping[str, Any], rows: Mapping[str, Any]) -> Inside:
         configuration=rows.get("configuration") or {},
         month=month,
         spent_nano=spent,
+        readable=readable,
     )
 
 

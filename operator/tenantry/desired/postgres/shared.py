@@ -150,7 +150,7 @@ def _members(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
     for group, member in sorted(wanted - fine):
         found.append(statement("GRANT {} TO {}", group, member))
     if found:
-        yield Correction(f"memberships of the roles of {plan.things.schema}", tuple(found), drift=bool(wrong))
+        yield Correction(f"memberships of the roles of {plan.things.schema}", tuple(found))
 
 
 def _revoke(membership: Membership) -> Statement:

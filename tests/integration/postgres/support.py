@@ -1,0 +1,154 @@
+"""A tenant's plan, a backend at a real server, and connections as every role."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import psycopg
+from psycopg import sql
+
+from dev.cluster import postgres
+from tenantry.backends.postgres import Admin, PostgresBackend
+from tenantry.desired import database
+from tenantry.desired.database import DatabasePlan
+from tenantry.desired.postgres.things import Things
+from tenantry.resolve import Resolved
+from tenantry_runtime import config
+from tests import samples
+
+ADMIN_PASSWORD = "the admin's own"
+CREDENTIALS = samples.credentials()
+LEVELS = ("Schema", "Database")
+
+
+@functools.cache
+def _sample() -> Resolved:
+    return samples.resolved()
+
+
+def resolved(name: str, uid: str, level: str, replicas: int = 1) -> Resolved:
+    """The sample tenant; the sample region's application database is the server's."""
+    return replace(_sample(), name=name, uid=uid, database_isolation=cast(Any, level), replicas=replicas)
+
+
+def configuration(name: str, uid: str, instructions: str = "100% polite; don't \\ guess") -> config.Configuration:
+    return config.Configuration(
+        tenant=name,
+        tenant_uid=uid,
+        display_name=name,
+        tier="free",
+        region="us",
+        default_model="small",
+        allowed_models=("small",),
+        prices={"small": config.ModelPrice(input_nano=1, output_nano=2)},
+        prompt=config.Prompt(template="You serve {{ tenantName }}.", custom_instructions=instructions),
+        documents=config.Documents(max_files=10, max_file_bytes=1000),
+        embedding=config.Embedding(model="small", dimension=8),
+    )
+
+
+@dataclass
+class Tenant:
+    """One tenant of one test, and everything that a test asks of it."""
+
+    server: postgres.Server
+    level: str
+    name: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:12]}")
+    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def plan(self, *, slots: tuple[str, ...] = ("a",), replicas: int = 1, **more: Any) -> DatabasePlan:
+        wanted = resolved(self.name, self.uid, self.level, replicas)
+        return database.plan(wanted, CREDENTIALS, configuration(self.name, self.uid, **more), slots)
+
+    @property
+    def things(self) -> Things:
+        return Things(self.name, self.uid)
+
+    @property
+    def database(self) -> str:
+        return self.things.database if self.level == "Database" else postgres.DATABASE
+
+    @contextmanager
+    def session(self, role: str = "tenant", dbname: str = "") -> Iterator[psycopg.Connection[Any]]:
+        """As `tenant`, or as the runtime's login `a` or `b`, with its own password."""
+        if role == "tenant":
+            user, password = self.things.login, CREDENTIALS.tenant_postgres(self.uid)
+        else:
+            user, password = self.things.slot(role), CREDENTIALS.runtime_postgres(self.uid, role)
+        with self.server.connect(user, password, dbname or self.database) as connection:
+            yield connection
+
+    def superuser(self, statement: str, **names: str) -> list[tuple[Any, ...]]:
+        """Run a statement in the tenant's database; ``{name}`` stands for an identifier."""
+        known = {
+            "schema": self.things.schema,
+            "runtime": self.things.runtime_schema,
+            "owner": self.things.owner,
+            "runtime_owner": self.things.runtime_owner,
+            "login": self.things.login,
+            "group": self.things.group,
+            "a": self.things.slot("a"),
+            "b": self.things.slot("b"),
+            "database": self.database,
+            **names,
+        }
+        query = sql.SQL(cast(Any, statement)).format(**{key: sql.Identifier(name) for key, name in known.items()})
+        return self.server.sql(query, dbname=self.database)
+
+    def leftovers(self) -> list[str]:
+        """Every role, schema and database that carries this tenant's name."""
+        pattern = self.things.schema.replace("_", r"\_") + "%"
+        found = self.server.sql(
+            "SELECT rolname FROM pg_roles WHERE rolname LIKE %s"
+            " UNION ALL SELECT datname FROM pg_database WHERE datname LIKE %s",
+            (pattern, pattern),
+        )
+        found += self.server.sql("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", (pattern,), "tenantry")
+        return sorted(str(row[0]) for row in found)
+
+    def retained_database(self) -> str:
+        return self.things.retained_database if self.level == "Database" else "tenantry"
+
+
+Kind = type[psycopg.AsyncConnection[Any]]
+
+
+def backend(server: postgres.Server, kind: Kind = psycopg.AsyncConnection) -> PostgresBackend:
+    admin = Admin("127.0.0.1", server.port, postgres.DATABASE, postgres.ADMIN, ADMIN_PASSWORD)
+    return PostgresBackend(admin, kind)
+
+
+def recording() -> tuple[Kind, list[str]]:
+    """A kind of connection, and the statements that all of its kind have run."""
+    statements: list[str] = []
+
+    class Recording(psycopg.AsyncConnection[Any]):
+        async def execute(self, query: Any, params: Any = None, **more: Any) -> Any:
+            statements.append(query if isinstance(query, str) else query.as_string(self))
+            return await super().execute(query, params, **more)
+
+    return Recording, statements
+
+
+class Crash(Exception):
+    """The operator's process ended here."""
+
+
+def crashing(at: int) -> tuple[Kind, list[int]]:
+    """A kind of connection that is lost just before its `at`-th statement; the list holds the number run."""
+    count = [0]
+
+    class Crashing(psycopg.AsyncConnection[Any]):
+        async def execute(self, query: Any, params: Any = None, **more: Any) -> Any:
+            count[0] += 1
+            if count[0] >= at:
+                self.pgconn.finish()
+                raise Crash
+            return await super().execute(query, params, **more)
+
+    return Crashing, count

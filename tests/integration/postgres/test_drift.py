@@ -1,0 +1,160 @@
+"""What somebody else changes is put back, and said."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from dev.cluster import postgres
+from tenantry.api.conditions import Reason
+from tenantry.backends.errors import BackendError
+from tenantry.backends.postgres import PostgresBackend
+from tests.integration.postgres import support
+from tests.integration.postgres.support import Tenant
+
+AS_ADMIN = f"SET ROLE {postgres.ADMIN}; "
+
+DRIFTS = {
+    "schema granted to all": ("GRANT USAGE ON SCHEMA {schema} TO PUBLIC", "grants on schema {schema}"),
+    "schema granted on": ("GRANT CREATE ON SCHEMA {schema} TO {login} WITH GRANT OPTION", "grants on schema {schema}"),
+    "ledger opened": ("GRANT USAGE ON SCHEMA {runtime} TO {login}", "grants on schema {runtime}"),
+    "schema taken": ("REVOKE CREATE ON SCHEMA {schema} FROM {login}", "grants on schema {schema}"),
+    "schema's owner": (f"ALTER SCHEMA {{runtime}} OWNER TO {postgres.ADMIN}", "owner of schema {runtime}"),
+    "attribute": ("ALTER ROLE {login} CREATEDB", "attributes of role {login}"),
+    "no login": ("ALTER ROLE {a} NOLOGIN", "attributes of role {a}"),
+    "login of a resting slot": ("ALTER ROLE {b} LOGIN", "attributes of role {b}"),
+    "end of validity": ("ALTER ROLE {login} VALID UNTIL '2020-01-01'", "attributes of role {login}"),
+    "connection limit": ("ALTER ROLE {login} CONNECTION LIMIT -1", "attributes of role {login}"),
+    "search_path": ("ALTER ROLE {login} SET search_path = public", "settings of role {login}"),
+    "search_path in one database": (
+        "ALTER ROLE {a} IN DATABASE {database} SET search_path = public",
+        "settings of role {a}",
+    ),
+    "statement_timeout": ("ALTER ROLE {a} RESET statement_timeout", "settings of role {a}"),
+    "default privileges for all": (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT ON TABLES TO PUBLIC",
+        "default privileges of role {owner}",
+    ),
+    "default privileges lost": (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {runtime_owner} GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
+        "default privileges of role {runtime_owner}",
+    ),
+    "default privileges in a schema": (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {runtime_owner} IN SCHEMA {runtime} GRANT ALL ON TABLES TO {group}",
+        "default privileges of role {runtime_owner}",
+    ),
+    "table granted": ("GRANT UPDATE ON {runtime}.configuration TO {group}", "table {runtime}.configuration"),
+    "table granted to a login": ("GRANT DELETE ON {runtime}.ledger TO {a}", "table {runtime}.ledger"),
+    "table taken": ("REVOKE SELECT ON {runtime}.access_keys FROM {group}", "table {runtime}.access_keys"),
+    "table's owner": (f"ALTER TABLE {{runtime}}.ledger OWNER TO {postgres.ADMIN}", "table {runtime}.ledger"),
+    "strange table": (
+        "SET ROLE {runtime_owner}; CREATE TABLE {runtime}.extra (); GRANT ALL ON {runtime}.extra TO PUBLIC",
+        "{runtime}.extra",
+    ),
+    "strange sequence": (
+        "SET ROLE {runtime_owner}; CREATE SEQUENCE {runtime}.counter; GRANT USAGE ON SEQUENCE {runtime}.counter TO {a}",
+        "{runtime}.counter",
+    ),
+    "function granted": ("GRANT EXECUTE ON FUNCTION {runtime}.settle TO PUBLIC", "function {runtime}.settle"),
+    "function taken": ("REVOKE EXECUTE ON FUNCTION {runtime}.settle FROM {group}", "function {runtime}.settle"),
+    "configuration changed": ("UPDATE {runtime}.configuration SET document = '{{}}'", "configuration row"),
+    "configuration gone": ("DELETE FROM {runtime}.configuration", "configuration row"),
+    "membership gone": (AS_ADMIN + "REVOKE {group} FROM {a}", "memberships of the roles"),
+    "membership of an owner": (AS_ADMIN + "GRANT {runtime_owner} TO {login}", "memberships of the roles"),
+    "membership to pass on": (AS_ADMIN + "GRANT {group} TO {a} WITH ADMIN OPTION", "memberships of the roles"),
+    "the admin's own membership": (
+        AS_ADMIN + f"REVOKE {{owner}} FROM {postgres.ADMIN}",
+        "the operator's own membership",
+    ),
+    "the admin's membership of the tables' owner": (
+        AS_ADMIN + f"REVOKE {{runtime_owner}} FROM {postgres.ADMIN}",
+        "the operator's own membership",
+    ),
+    "a role dropped": ("DROP ROLE {b}", "roles {b}"),
+    "database opened": ("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC", "grants on database {database}"),
+    "public opened": ("GRANT USAGE, CREATE ON SCHEMA public TO PUBLIC", "grants on schema public"),
+}
+
+
+AT_BOTH_LEVELS = {"schema granted on", "attribute", "search_path in one database", "configuration gone"}
+AT_BOTH_LEVELS |= {"table granted", "membership of an owner", "database opened", "public opened"}
+CASES = [(level, drift) for level in support.LEVELS for drift in DRIFTS if level == "Schema" or drift in AT_BOTH_LEVELS]
+Made = dict[str, Tenant]
+
+
+@pytest.fixture(scope="module")
+async def made(server: postgres.Server) -> AsyncIterator[tuple[PostgresBackend, Made]]:
+    """One tenant at each level, which all drifts happen to in turn."""
+    backend = support.backend(server)
+    tenants = {level: Tenant(server, level) for level in support.LEVELS}
+    for tenant in tenants.values():
+        await backend.ensure(tenant.plan())
+    yield backend, tenants
+    await backend.close()
+
+
+@pytest.mark.parametrize(("level", "drift"), CASES)
+async def test_is_put_back(made: tuple[PostgresBackend, Made], level: str, drift: str) -> None:
+    backend, tenant = made[0], made[1][level]
+    statement, label = DRIFTS[drift]
+    tenant.superuser(statement)
+    seen = await backend.ensure(tenant.plan())
+    things = tenant.things
+    expected = label.format(
+        schema=things.schema,
+        runtime=things.runtime_schema,
+        owner=things.owner,
+        runtime_owner=things.runtime_owner,
+        login=things.login,
+        a=things.slot("a"),
+        b=things.slot("b"),
+        database=tenant.database,
+    )
+    assert any(expected in corrected for corrected in seen.corrected), seen.corrected
+    assert len(seen.corrected) == (3 if drift == "a role dropped" else 1)  # it is no member any more either
+    assert not seen.created
+    assert (await backend.ensure(tenant.plan())).corrected == ()
+
+
+async def test_a_database_that_changed_hands(server: postgres.Server, backend: PostgresBackend) -> None:
+    tenant = Tenant(server, "Database")
+    await backend.ensure(tenant.plan())
+    tenant.superuser(f"ALTER DATABASE {{database}} OWNER TO {postgres.ADMIN}")
+    assert (await backend.ensure(tenant.plan())).corrected == (f"grants on database {tenant.database}",)
+
+
+async def test_a_login_that_changed_its_own_password(backend: PostgresBackend, tenant: Tenant) -> None:
+    """PostgreSQL lets every role do that, and shows it to nobody: only trying it tells."""
+    await backend.ensure(tenant.plan())
+    with tenant.session() as own:
+        own.execute(f"ALTER ROLE {tenant.things.login} PASSWORD 'forgotten'")
+    with pytest.raises(psycopg.OperationalError, match="password"), tenant.session():
+        pass
+    seen = await backend.ensure(tenant.plan(), logins=True)
+    assert seen.corrected == (f"password of role {tenant.things.login}",)
+    with tenant.session():
+        pass
+
+
+async def test_what_only_a_superuser_can_mend_is_said(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    tenant.superuser("ALTER ROLE {login} SUPERUSER")
+    with pytest.raises(BackendError) as refused:
+        await backend.ensure(tenant.plan())
+    assert refused.value.reason is Reason.DATABASE_REFUSED
+    assert f"attributes of role {tenant.things.login}" in refused.value.message
+    assert "docs/postgres.md" in refused.value.message
+    tenant.superuser("ALTER ROLE {login} NOSUPERUSER")
+
+    tenant.superuser("GRANT pg_read_all_data TO {login}")
+    if tenant.server.sql("SHOW server_version_num")[0][0] < "160000":  # there CREATEROLE may revoke it
+        assert len((await backend.ensure(tenant.plan())).corrected) == 1
+    else:
+        with pytest.raises(BackendError) as refused:
+            await backend.ensure(tenant.plan())
+        assert refused.value.reason is Reason.DATABASE_REFUSED
+        assert "memberships of the roles" in refused.value.message
+        tenant.superuser("REVOKE pg_read_all_data FROM {login}")
+    assert (await backend.ensure(tenant.plan())).corrected == ()

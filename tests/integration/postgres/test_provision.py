@@ -1,0 +1,207 @@
+"""What `ensure` makes, and that a steady tenant costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import psycopg
+import pytest
+
+from dev.cluster import postgres
+from tenantry.backends.postgres import PostgresBackend
+from tenantry_runtime.config import AccessKeyRow, key_sha256
+from tests.integration.postgres import support
+from tests.integration.postgres.support import Tenant
+
+
+async def test_a_tenant_gets_what_it_works_with(backend: PostgresBackend, tenant: Tenant) -> None:
+    seen = await backend.ensure(tenant.plan())
+    assert (seen.database, seen.schema) == (tenant.database, tenant.things.schema)
+    assert (seen.created, seen.corrected, seen.month, seen.spent_nano) == (True, (), None, None)
+
+    with tenant.session() as own:  # its own tables, without naming the schema
+        own.execute("CREATE TABLE notes (id serial PRIMARY KEY, text text)")
+        own.execute("INSERT INTO notes (text) VALUES ('mine')")
+        assert own.execute("SELECT text FROM notes").fetchall() == [("mine",)]
+        shown = own.execute(
+            "SELECT current_schema(), current_setting('statement_timeout'),"
+            " current_setting('idle_in_transaction_session_timeout'), current_setting('idle_session_timeout')"
+        ).fetchone()
+        assert shown == (tenant.things.schema, "1min", "1min", "1h")
+        made = own.execute("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; SELECT 1")
+        assert made is not None
+    with tenant.session("a") as runtime:
+        row = runtime.execute("SELECT document, digest FROM configuration").fetchone()
+        plan = tenant.plan()
+        assert row == (plan.configuration, plan.configuration_digest)
+        assert runtime.execute("SELECT current_schema(), expire_reservations()").fetchone() == (
+            tenant.things.runtime_schema,
+            0,
+        )
+        numbers = runtime.execute("SELECT number FROM schema_migrations ORDER BY number").fetchall()
+        assert [number for (number,) in numbers] == [migration.number for migration in plan.migrations]
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"), tenant.session("b"):
+        pass  # the second login waits for a rotation
+    limits = tenant.superuser(
+        "SELECT rolname, rolconnlimit, rolcanlogin FROM pg_roles WHERE rolname LIKE %s".replace(
+            "%s", f"'{tenant.things.schema}%'"
+        )
+    )
+    assert {name: (limit, login) for name, limit, login in limits} == {
+        tenant.things.owner: (-1, False),
+        tenant.things.runtime_owner: (-1, False),
+        tenant.things.group: (-1, False),
+        tenant.things.login: (20, True),
+        tenant.things.slot("a"): (30, True),
+        tenant.things.slot("b"): (30, False),
+    }
+
+
+async def test_what_the_platform_makes_as_owner_is_the_tenants(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    tenant.superuser("SET ROLE {owner}; CREATE TABLE {schema}.seeded AS SELECT 5 AS n")
+    with tenant.session() as own:
+        assert own.execute("SELECT n FROM seeded").fetchall() == [(5,)]
+
+
+async def test_a_steady_tenant_costs_one_query_and_no_write(server: postgres.Server, tenant: Tenant) -> None:
+    kind, statements = support.recording()
+    backend = support.backend(server, kind)
+    await backend.ensure(tenant.plan())
+    await backend.sync_keys(tenant.plan(), [])
+    statements.clear()
+    seen = await backend.ensure(tenant.plan())
+    assert (seen.created, seen.corrected) == (False, ())
+    assert len(statements) == (1 if tenant.level == "Schema" else 2)
+    assert not await backend.sync_keys(tenant.plan(), [])
+    assert all(statement.startswith("SELECT") for statement in statements)
+    statements.clear()
+    assert (await backend.ensure(tenant.plan(), logins=True)).corrected == ()
+    assert all(statement.startswith("SELECT") for statement in statements)
+    await backend.close()
+
+
+async def test_no_password_reaches_a_statement_or_the_log(server: postgres.Server, tenant: Tenant) -> None:
+    kind, statements = support.recording()
+    backend = support.backend(server, kind)
+    await backend.ensure(tenant.plan())
+    await backend.close()
+    with tenant.session(), tenant.session("a"):
+        pass  # the passwords work
+    log = server.log.read_text(errors="replace")
+    assert tenant.things.login in log
+    assert "SCRAM-SHA-256" in log
+    for secret in (
+        support.CREDENTIALS.tenant_postgres(tenant.uid),
+        support.CREDENTIALS.runtime_postgres(tenant.uid, "a"),
+        support.ADMIN_PASSWORD,
+    ):
+        assert secret not in log
+        assert secret not in "\n".join(statements)
+        assert secret not in repr(tenant.plan())
+        assert secret not in repr(support.backend(server)._connections.admin)
+
+
+async def test_the_runtimes_logins_take_turns(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    with tenant.session("a") as old:
+        seen = await backend.ensure(tenant.plan(slots=("a", "b")))
+        with tenant.session("b") as new:
+            assert new.execute("SELECT count(*) FROM configuration").fetchone() == (1,)
+        assert old.execute("SELECT count(*) FROM configuration").fetchone() == (1,)
+    assert "password" not in "".join(seen.corrected)
+    await backend.ensure(tenant.plan(slots=("b",)))
+    with pytest.raises(psycopg.OperationalError), tenant.session("a"):
+        pass
+    with tenant.session("b"):
+        pass
+    assert (await backend.ensure(tenant.plan(slots=("b",)))).corrected == ()
+
+
+async def test_a_new_configuration_is_written_and_announced(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    changed = tenant.plan(instructions="Speak of 'nothing'.")
+    with tenant.session("a") as runtime:
+        runtime.execute(f'LISTEN "{tenant.things.channel}"')
+        seen = await backend.ensure(changed)
+        (notified,) = await asyncio.to_thread(lambda: list(runtime.notifies(timeout=30, stop_after=1)))
+        assert (notified.channel, notified.payload) == (tenant.things.channel, "")
+        assert runtime.execute("SELECT document FROM configuration").fetchone() == (changed.configuration,)
+    assert seen.corrected == ()  # nobody had changed it behind our back
+
+
+def key(name: str, **more: object) -> AccessKeyRow:
+    return AccessKeyRow.model_validate(
+        {
+            "uid": str(uuid.uuid4()),
+            "name": name,
+            "namespace": "tenant-x",
+            "key_sha256": key_sha256(name),
+            "scopes": ("chat",),
+            **more,
+        }
+    )
+
+
+async def test_keys_are_exactly_those_given(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    plan = tenant.plan()
+    first = key("first", scopes=("chat", "usage"), user_name="o'hara", expires_at=1800000000.25)
+    second = key("second", act_for_users=True)
+    assert await backend.sync_keys(plan, [first, second])
+    assert not await backend.sync_keys(plan, [second, first])
+    with tenant.session("a") as runtime:
+        query = "SELECT uid, user_name, scopes, act_for_users, expires_at FROM access_keys ORDER BY name"
+        assert runtime.execute(query).fetchall() == [
+            (first.uid, "o'hara", ["chat", "usage"], False, 1800000000.25),
+            (second.uid, "", ["chat"], True, None),
+        ]
+        runtime.execute(f'LISTEN "{tenant.things.channel}"')
+        # The same key under a new object: the old row gives way in the same transaction.
+        again = key("first", key_sha256=first.key_sha256)
+        assert await backend.sync_keys(plan, [again])
+        assert runtime.execute(query).fetchall() == [(again.uid, "", ["chat"], False, None)]
+        assert await asyncio.to_thread(lambda: list(runtime.notifies(timeout=30, stop_after=1)))
+        assert await backend.sync_keys(plan, [])
+        assert runtime.execute(query).fetchall() == []
+
+
+async def test_the_months_spend_is_the_meters(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    with tenant.session("a") as runtime:
+        runtime.execute(
+            "SELECT record(gen_random_uuid(), 'k', 'k', '', 'search', 1, 1, 700, 42, '2026-01-01', 'Asia/Tokyo')"
+        )
+        (month,) = runtime.execute("SELECT to_char(month, 'YYYY-MM') FROM meter").fetchone() or ("",)
+    seen = await backend.ensure(tenant.plan())
+    assert (seen.month, seen.spent_nano) == (month, 742)
+    tenant.superuser("UPDATE {runtime}.meter SET month_ends_at = now() - interval '1 minute'")
+    assert (await backend.ensure(tenant.plan())).spent_nano == 0
+
+
+async def test_an_older_set_of_tables_is_brought_up(backend: PostgresBackend, tenant: Tenant) -> None:
+    """An upgrade of the operator: only what is missing runs, and it is no drift."""
+    from dataclasses import replace
+
+    plan = tenant.plan()
+    first = plan.migrations[:1]
+    tables = ("configuration", "access_keys", "ledger", "totals", "meter", "schema_migrations")
+    older = replace(plan, migrations=first, grants={name: plan.grants[name] for name in tables}, functions=())
+    await backend.ensure(older)
+    with tenant.session("a") as runtime:
+        assert runtime.execute("SELECT max(number) FROM schema_migrations").fetchone() == (1,)
+    seen = await backend.ensure(plan)
+    assert (seen.created, seen.corrected) == (False, ())
+    with tenant.session("a") as runtime:
+        assert runtime.execute("SELECT max(number) FROM schema_migrations").fetchone() == (len(plan.migrations),)
+        assert runtime.execute("SELECT expire_reservations()").fetchone() == (0,)
+
+
+async def test_many_at_once(backend: PostgresBackend, server: postgres.Server) -> None:
+    """More than the pool holds, at both levels: nobody waits for another's row, nobody fails."""
+    tenants = [Tenant(server, support.LEVELS[number % 6 == 0]) for number in range(18)]
+    seen = await asyncio.gather(*(backend.ensure(tenant.plan()) for tenant in tenants))
+    assert all(one.created for one in seen)
+    await asyncio.gather(*(backend.remove(t.name, t.uid, t.level, "Delete") for t in tenants))
+    assert [t.leftovers() for t in tenants] == [[]] * len(tenants)
