@@ -71,7 +71,7 @@ class Connection:
 
     def token(self) -> str | None:
         """The current bearer token; a service account's is read anew when it ages."""
-        value = self._configuration.get_api_key_with_prefix("authorization")
+        value = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         return str(value) if value else None
 
     def login(self) -> dict[str, Any]:
