@@ -8,6 +8,7 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
+	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/forward"
@@ -28,7 +29,7 @@ func coredns() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	dnsserver.Directives = []string{"health", "ready", "errors", "cache", "hosts", "kubernetes", "forward"}
+	dnsserver.Directives = []string{"bind", "health", "ready", "errors", "cache", "hosts", "kubernetes", "forward"}
 	caddy.AppName = "CoreDNS"
 	instance, err := caddy.Start(caddy.CaddyfileInput{Contents: corefile, Filepath: os.Args[1], ServerTypeName: "dns"})
 	if err != nil {
