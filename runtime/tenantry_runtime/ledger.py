@@ -4,6 +4,7 @@ The arithmetic is in the database (migration 0002), so that all replicas share i
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import uuid
@@ -187,20 +188,18 @@ class Ledger:
     async def run(self, every: float = 30) -> None:
         """Write what is pending, and mark what has expired, until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(1 if self._pending else every):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
             self._wake.clear()
             try:
                 await self.flush()
                 await self._store.fetch("SELECT expire_reservations()")
             except StoreUnavailableError:
-                await asyncio.sleep(1)
+                pass
             except Exception:
                 log.exception("the ledger's housekeeping failed; it goes on")
-                await asyncio.sleep(1)
+            # What could not be written is tried again soon, but not in a tight loop.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every):
+                    await (asyncio.sleep(1) if self._pending else self._wake.wait())
 
     async def flush(self) -> None:
         """Write what is pending.  Raises StoreUnavailableError with what is left still pending."""

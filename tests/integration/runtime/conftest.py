@@ -22,28 +22,36 @@ def upstream() -> Iterator[Upstream]:
         yield upstream
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def home(stack: Stack) -> Tenant:
-    """A tenant of the stand-in provider."""
+    """A tenant of the stand-in provider, with documents."""
     return stack.tenant(documents=Documents(max_files=50, max_file_bytes=5_000_000))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def service(home: Tenant) -> Iterator[Replica]:
     with home.replica() as replica:
         yield replica
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
+def second(home: Tenant) -> Iterator[Replica]:
+    """Another replica of the same tenant's."""
+    with home.replica() as replica:
+        yield replica
+
+
+@pytest.fixture(scope="package")
 def scripted(stack: Stack, upstream: Upstream) -> Tenant:
     """A tenant whose provider is `upstream`."""
     return stack.tenant(provider_url=upstream.url)
 
 
-@pytest.fixture(scope="module")
-def scripted_service(scripted: Tenant) -> Iterator[Replica]:
-    with scripted.replica() as replica:
-        yield replica
+@pytest.fixture(scope="package")
+def replicas(scripted: Tenant) -> Iterator[tuple[Replica, Replica]]:
+    """Two replicas of the scripted tenant's."""
+    with scripted.replica() as one, scripted.replica() as two:
+        yield one, two
 
 
 @pytest.fixture(autouse=True)

@@ -5,20 +5,18 @@ import time
 import openai
 import pytest
 
-from tests.integration.runtime.stack import Replica, Tenant, eventually
+from tests.integration.runtime.stack import Replica, Tenant
 from tests.integration.runtime.upstream import Upstream, chunk, delta
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 
 
 @pytest.fixture
-def client(scripted: Tenant, scripted_service: Replica) -> openai.OpenAI:
-    return scripted_service.client(scripted.key)
+def client(scripted: Tenant, replicas: tuple[Replica, Replica]) -> openai.OpenAI:
+    return replicas[0].client(scripted.key)
 
 
-def test_an_answer_and_what_the_provider_was_asked(
-    scripted: Tenant, client: openai.OpenAI, upstream: Upstream
-) -> None:
+def test_an_answer_and_what_the_provider_was_asked(scripted: Tenant, client: openai.OpenAI, upstream: Upstream) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
     answer = client.chat.completions.create(
         model="gpt-4o-mini",
@@ -66,22 +64,16 @@ def test_the_tiers_default_model_is_taken_and_others_are_refused(client: openai.
     assert len(upstream.asked) == 1
 
 
-def test_a_model_without_a_price_is_refused(scripted: Tenant, client: openai.OpenAI, upstream: Upstream) -> None:
-    before = scripted.configuration
-    scripted.configure(allowed_models=("gpt-4o-mini", "unpriced"))
-
-    def refused() -> bool:
-        try:
-            client.chat.completions.create(model="unpriced", messages=HELLO)
-        except openai.PermissionDeniedError as error:
-            return error.code == "no_price"
-        return False
-
-    try:
-        eventually(refused)
-        assert not upstream.asked
-    finally:
-        scripted.configure(**{name: getattr(before, name) for name in ("allowed_models",)})
+def test_a_model_without_a_price_is_refused(
+    scripted: Tenant, replicas: tuple[Replica, Replica], client: openai.OpenAI, upstream: Upstream
+) -> None:
+    before = scripted.configuration.allowed_models
+    scripted.apply(replicas, allowed_models=("gpt-4o-mini", "unpriced"))
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        client.chat.completions.create(model="unpriced", messages=HELLO)
+    assert refused.value.code == "no_price"
+    assert not upstream.asked
+    scripted.apply(replicas, allowed_models=before)
 
 
 @pytest.mark.parametrize("shown", [False, True])

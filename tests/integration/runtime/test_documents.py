@@ -18,12 +18,6 @@ Our office is in Lisbon, at Rua Augusta 12.
 QUESTION = [{"role": "user", "content": "How long can I return a Falcon drone?"}]
 
 
-@pytest.fixture(scope="module")
-def second(home: Tenant) -> Iterator[Replica]:
-    with home.replica() as replica:
-        yield replica
-
-
 @pytest.fixture
 def client(home: Tenant, service: Replica) -> openai.OpenAI:
     return service.client(home.key)

@@ -47,11 +47,11 @@ class Side:
 
 
 @pytest.fixture(scope="module")
-def sides(stack: Stack) -> Iterator[tuple[Side, Side]]:
+def sides(stack: Stack, home: Tenant, service: Replica) -> Iterator[tuple[Side, Side]]:
     """Tenant one with the secret document, tenant two with a harmless one, on the same servers."""
-    one, two = stack.tenant(), stack.tenant()
-    with one.replica() as first, two.replica() as second:
-        yield prepare(one, first, SECRET), prepare(two, second, "Bananas are yellow.")
+    two = stack.tenant()
+    with two.replica() as other:
+        yield prepare(home, service, SECRET), prepare(two, other, "Bananas are yellow.")
 
 
 def prepare(tenant: Tenant, replica: Replica, text: str) -> Side:
@@ -132,15 +132,8 @@ def test_every_route_with_anothers_ids(sides: tuple[Side, Side]) -> None:
     assert shown >= 6  # chat in four ways, the search, the file's content
 
 
-@pytest.fixture(scope="module")
-def planted(stack: Stack) -> Iterator[Side]:
-    """A tenant in whose partition a foreign chunk was planted, as a fault elsewhere would leave it."""
-    tenant = stack.tenant()
-    with tenant.replica() as replica:
-        yield prepare(tenant, replica, SECRET)
-
-
-def test_a_chunk_with_anothers_tag_or_of_no_ingestion_is_never_shown(planted: Side) -> None:
+def test_a_chunk_with_anothers_tag_or_of_no_ingestion_is_never_shown(sides: tuple[Side, Side]) -> None:
+    _, planted = sides  # a fault elsewhere would leave such chunks in its partition
     vectors, home = planted.tenant.stack.vectors, planted.tenant
     (row,) = vectors.query(COLLECTION, filter=f'tenant == "{home.tag}"', output_fields=["*"], limit=10)
     row = {name: row[name] for name in ("store_id", "file_id", "chunk", "vector")}
@@ -152,9 +145,9 @@ def test_a_chunk_with_anothers_tag_or_of_no_ingestion_is_never_shown(planted: Si
     vectors.insert(COLLECTION, forged, partition_name=home.partition)
     path = f"/v1/vector_stores/{planted.ids['vector_store_id']}/search"
     for _ in range(3):
-        status, text = planted.ask("POST", path, {"query": QUESTION})
+        status, text = planted.ask("POST", path, {"query": "bananas"})
         assert status == 200
-        assert "violet-anchor" in text
+        assert "Bananas are yellow." in text
         assert "forged" not in text
 
 
@@ -172,6 +165,10 @@ def test_the_database_login_reaches_its_own_schema_only(sides: tuple[Side, Side]
     one, two = (side.tenant for side in sides)
     with psycopg.connect(connection_string(two.credentials.postgres), autocommit=True) as connection:
         assert connection.execute("SELECT count(*) FROM files").fetchone()
-        for statement in (f"SELECT * FROM {one.schema}.files", "DELETE FROM ledger", "UPDATE access_keys SET name = ''"):
+        for statement in (
+            f"SELECT * FROM {one.schema}.files",
+            "DELETE FROM ledger",
+            "UPDATE access_keys SET name = ''",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement.encode())

@@ -49,6 +49,7 @@ class Upstream:
     def reset(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.status = 200
+        self.all_that_is_granted = False
         self.delay = 0.0
         self.stopped = threading.Event()
         self.streaming = threading.Event()
@@ -73,6 +74,10 @@ class Upstream:
             return JSONResponse({"error": error}, self.status)
         if body.get("stream"):
             return StreamingResponse(self._stream(), media_type="text/event-stream")
+        if self.all_that_is_granted:
+            return JSONResponse(
+                {**self.answer, "usage": {"prompt_tokens": 20, "completion_tokens": body["max_tokens"]}}
+            )
         return JSONResponse(self.answer)
 
     async def _stream(self) -> AsyncIterator[bytes]:

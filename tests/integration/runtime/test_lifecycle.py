@@ -1,0 +1,188 @@
+"""Start, stop, crash, and the database going away and coming back."""
+
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from pydantic import SecretStr
+
+from dev.cluster import net
+from tests.integration.runtime.stack import ROOT, Stack, Tenant, eventually, get, process
+from tests.integration.runtime.upstream import Upstream, delta
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
+
+
+@pytest.fixture(scope="module")
+def tenant(stack: Stack, upstream: Upstream) -> Tenant:
+    return stack.tenant(provider_url=upstream.url)
+
+
+def ask(client: openai.OpenAI, **options: Any) -> Any:
+    return client.chat.completions.create(model="gpt-4o-mini", messages=HELLO, **options)
+
+
+def test_a_stop_lets_a_stream_end(tenant: Tenant, upstream: Upstream) -> None:
+    upstream.events = [delta("one"), 2, delta(" two")]
+    tenant.reset()
+    with tenant.replica(TENANTRY_GRACE_SECONDS="60") as replica:
+        stream = iter(ask(replica.client(tenant.key), stream=True))
+        assert next(stream).choices[0].delta.content == "one"
+        replica.child.send_signal(signal.SIGTERM)
+        assert "".join(piece.choices[0].delta.content for piece in stream) == " two"
+        assert replica.child.wait(60) == 0
+        assert "stopped" in replica.log.read_text()
+        assert get(f"{replica.url}/livez")[0] == 0
+    assert tenant.sql("SELECT status FROM ledger") == [("settled",)]
+
+
+def test_no_secret_is_told_and_a_stop_is_told_before_the_port_closes(tenant: Tenant, upstream: Upstream) -> None:
+    with tenant.replica(TENANTRY_DRAIN_SECONDS="3") as replica:
+        ask(replica.client(tenant.key))
+        with pytest.raises(openai.AuthenticationError):
+            ask(replica.client("tk-wrong-but-secret"))
+        shown = replica.log.read_text() + replica.metrics() + get(f"{replica.url}/")[1].decode()
+        credentials = tenant.credentials
+        for secret in (
+            tenant.key,
+            "tk-wrong-but-secret",
+            credentials.postgres.password.get_secret_value(),
+            credentials.provider.api_key.get_secret_value(),
+        ):
+            assert secret not in shown
+        replica.child.send_signal(signal.SIGTERM)
+        eventually(lambda: get(f"{replica.url}/readyz")[0] == 503, timeout=5, every=0.05)
+        assert get(f"{replica.url}/livez")[0] == 200
+        assert replica.child.wait(60) == 0
+
+
+def test_a_killed_replica_leaves_no_phantom_spend(tenant: Tenant, upstream: Upstream) -> None:
+    upstream.delay = 60
+    tenant.reset()
+    with tenant.replica() as replica, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ask, replica.client(tenant.key))
+        eventually(lambda: upstream.asked)
+        replica.child.kill()
+        with pytest.raises(openai.APIConnectionError):
+            call.result(60)
+    upstream.delay = 0
+    ((reserved,),) = tenant.sql("SELECT reserved_nano FROM ledger WHERE status = 'reserved'")
+    assert reserved > 0
+    # its lease (the provider's timeout and a minute) runs out
+    tenant.sql("UPDATE ledger SET expires_at = clock_timestamp()")
+    with tenant.replica() as replica:
+        eventually(lambda: tenant.sql("SELECT status, cost_nano FROM ledger") == [("expired", 0)])
+        ask(replica.client(tenant.key))
+    assert tenant.sql("SELECT month_nano FROM meter") == [(tenant.spent(),)]
+
+
+def test_without_its_database_it_refuses_and_comes_back(stack: Stack, tenant: Tenant, upstream: Upstream) -> None:
+    upstream.delay = 3
+    tenant.reset()
+    with tenant.replica() as replica, ThreadPoolExecutor(1) as pool:
+        client = replica.client(tenant.key)
+        running = pool.submit(ask, client)  # its settlement has to wait for the database
+        eventually(lambda: upstream.asked)
+        stack.postgres.stop()
+        try:
+            for _ in range(2):
+                with pytest.raises(openai.InternalServerError) as refused:
+                    ask(client)
+                assert refused.value.status_code == 503
+                assert refused.value.code == "store_unavailable"
+                assert int(refused.value.response.headers["retry-after"]) >= 1
+                assert refused.value.body["retryAfter"] > 0
+            assert running.result(60).choices[0].message.content == "Hello there"
+            assert get(f"{replica.url}/readyz")[0] == 503
+            assert get(f"{replica.url}/livez")[0] == 200
+            assert len(upstream.asked) == 1  # nothing was asked for free
+            assert get(replica.metrics_url)[0] == 200
+        finally:
+            stack.postgres.start()
+        upstream.delay = 0
+
+        def answered() -> bool:
+            try:
+                return bool(ask(client).choices)
+            except openai.InternalServerError:
+                return False
+
+        eventually(answered)
+        eventually(replica.ready)
+        # the call that ended meanwhile is in the ledger with what it used
+        eventually(lambda: tenant.sql("SELECT count(*) FROM ledger WHERE status = 'settled'")[0][0] >= 2)
+        assert tenant.sql("SELECT DISTINCT tokens_in FROM ledger WHERE status = 'settled'") == [(20,)]
+        # and the configuration is listened to again
+        tenant.configure(temperature=0.25)
+        eventually(lambda: bool(ask(client)) and upstream.asked[-1]["temperature"] == 0.25)
+
+
+def test_new_credentials_are_taken_over_without_a_failed_request(tenant: Tenant, upstream: Upstream) -> None:
+    with tenant.replica() as replica:
+        client = replica.client(tenant.key)
+        ask(client)
+        old, new = f"{tenant.schema}_a", f"{tenant.schema}_b"
+        tenant.sql(f"CREATE ROLE {new} LOGIN PASSWORD 'other' IN ROLE {tenant.schema}")
+        postgres = tenant.credentials.postgres.model_copy(update={"user": new, "password": SecretStr("other")})
+        fresh = tenant.file.with_suffix(".new")
+        fresh.write_text(tenant.credentials.model_copy(update={"postgres": postgres}).to_json())
+        fresh.replace(tenant.file)
+
+        def taken_over() -> bool:
+            ask(client)  # raises where a request fails
+            return bool(tenant.sql("SELECT 1 FROM pg_stat_activity WHERE usename = %s", (new,)))
+
+        eventually(taken_over)
+        tenant.sql(f"ALTER ROLE {old} NOLOGIN")
+        tenant.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (old,))
+        for _ in range(5):
+            ask(client)
+        tenant.configure(temperature=0.75)
+        eventually(lambda: bool(ask(client)) and upstream.asked[-1]["temperature"] == 0.75)
+
+
+def test_it_starts_before_its_database_and_its_configuration(stack: Stack) -> None:
+    late = stack.tenant()
+    late.sql("DELETE FROM configuration")
+    log = stack.folder / "late.log"
+    ports = [net.free_port(), net.free_port()]
+    settings = {
+        "TENANTRY_CREDENTIALS": str(late.file),
+        "TENANTRY_HOST": "127.0.0.1",
+        "TENANTRY_PORT": str(ports[0]),
+        "TENANTRY_METRICS_PORT": str(ports[1]),
+        "TENANTRY_DRAIN_SECONDS": "0",
+    }
+    url = f"http://127.0.0.1:{ports[0]}"
+    with process(["-m", "tenantry_runtime"], log, settings):
+        eventually(lambda: get(f"{url}/livez")[0] == 200)
+        assert get(f"{url}/readyz")[0] == 503
+        with pytest.raises(openai.InternalServerError, match="no configuration yet"):
+            openai.OpenAI(base_url=f"{url}/v1", api_key=late.key, max_retries=0).models.list()
+        assert get(f"http://127.0.0.1:{ports[1]}/metrics")[0] == 200
+        late.configure()
+        eventually(lambda: get(f"{url}/readyz")[0] == 200)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"postgres": {"password": "s3cret-value"}}'])
+def test_unusable_credentials_end_it_with_a_sentence_and_no_secret(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "credentials.json"
+    file.write_text(content)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tenantry_runtime"],
+        env={"TENANTRY_CREDENTIALS": str(file), "PATH": "/usr/bin:/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "no valid credentials file" in ended.stderr
+    assert "s3cret-value" not in ended.stderr

@@ -1,0 +1,217 @@
+"""Limits and budget: shared by all replicas, exact about when to come again, never overdrawn."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from tenantry_runtime.config import Budget, Limits
+from tests.integration.runtime.stack import Replica, Stack, Tenant, eventually
+from tests.integration.runtime.upstream import Upstream
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
+
+
+@pytest.fixture(scope="module")
+def tenant(scripted: Tenant) -> Tenant:
+    return scripted
+
+
+def ask(client: openai.OpenAI, **options: Any) -> Any:
+    return client.chat.completions.create(model="gpt-4o-mini", messages=HELLO, **options)
+
+
+def until_refused(client: openai.OpenAI, most: int = 30) -> openai.RateLimitError:
+    """Ask until a limit refuses."""
+    for _ in range(most):
+        try:
+            ask(client)
+        except openai.RateLimitError as error:
+            return error
+    raise AssertionError(f"{most} calls, and none was refused")
+
+
+def many(tenant: Tenant, replicas: tuple[Replica, ...], count: int) -> list[int]:
+    """The statuses of so many calls at once, spread over the replicas."""
+    clients = [replica.client(tenant.key) for replica in replicas]
+
+    def one(number: int) -> int:
+        try:
+            ask(clients[number % len(clients)])
+        except openai.APIStatusError as error:
+            return error.status_code
+        return 200
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def test_replicas_share_the_minutes_requests(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
+    tenant.apply(replicas, limits=Limits(requests_per_minute=5), budget=None)
+    started = time.monotonic()
+    statuses = many(tenant, replicas, 30)
+    refilled = int((time.monotonic() - started) * 5 / 60) + 1
+    assert set(statuses) == {200, 429}
+    assert 5 <= statuses.count(200) <= 5 + refilled
+
+
+def test_who_waits_as_long_as_told_is_not_refused_again(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
+    tenant.apply(replicas, limits=Limits(requests_per_minute=20), budget=None)
+    client = replicas[0].client(tenant.key)
+    raw = client.chat.completions.with_raw_response.create(model="gpt-4o-mini", messages=HELLO)
+    assert raw.headers["x-ratelimit-limit-requests"] == "20"
+    assert raw.headers["x-ratelimit-remaining-requests"] == "19"
+    assert raw.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert many(tenant, replicas, 40).count(429) >= 15
+    error = until_refused(client)
+    headers = error.response.headers
+    assert error.code == "rate_limit_exceeded"
+    wait = error.body["retryAfter"]
+    assert 0 < wait <= 3
+    assert error.body["limit"] == "requests"
+    assert error.body["remaining"] == 0
+    assert int(headers["retry-after"]) >= wait
+    assert int(headers["retry-after-ms"]) >= wait * 1000
+    time.sleep(wait)
+    ask(client)
+    # and so the SDK's own back-off succeeds with one further attempt
+    until_refused(client)
+    ask(replicas[1].client(tenant.key, max_retries=1))
+    assert replicas[0].metric("tenantry_rate_limited_total", limit="requests") >= 1
+
+
+def test_the_minutes_tokens_clamp_an_answer_before_they_refuse(
+    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream
+) -> None:
+    tenant.apply(replicas, limits=Limits(tokens_per_minute=600), budget=None)
+    client = replicas[0].client(tenant.key)
+    raw = client.chat.completions.with_raw_response.create(model="gpt-4o-mini", messages=HELLO)
+    granted = int(raw.headers["x-tenantry-max-tokens"])
+    assert upstream.asked[-1]["max_tokens"] == granted < 500
+    assert granted > 300
+    # what was not used came back: the next one fits too
+    second = client.chat.completions.with_raw_response.create(model="gpt-4o-mini", messages=HELLO)
+    assert int(second.headers["x-tenantry-max-tokens"]) > 300
+    upstream.answer["usage"] = {"prompt_tokens": 500, "completion_tokens": 200, "total_tokens": 700}
+    ask(client)
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(client)
+    assert refused.value.body["limit"] == "tokens"
+    with pytest.raises(openai.APIStatusError, match="600 with its answer would fit") as large:
+        client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "many words " * 400}])
+    assert large.value.status_code == 413
+
+
+def test_the_days_tokens(tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream) -> None:
+    tenant.apply(replicas, limits=Limits(tokens_per_day=700), budget=None)
+    upstream.answer["usage"] = {"prompt_tokens": 600, "completion_tokens": 50, "total_tokens": 650}
+    client = replicas[0].client(tenant.key)
+    ask(client)
+    with pytest.raises(openai.RateLimitError, match="700 tokens a day") as refused:
+        ask(replicas[1].client(tenant.key))
+    assert refused.value.body["limit"] == "day"
+    assert 0 < refused.value.body["retryAfter"] <= 86_400
+
+
+def test_concurrency_is_the_tenants(tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream) -> None:
+    tenant.apply(replicas, limits=Limits(concurrency=2), budget=None)
+    upstream.delay = 3
+    with ThreadPoolExecutor(3) as pool:
+        clients = [replica.client(tenant.key) for replica in replicas]
+        running = [pool.submit(ask, client) for client in clients]
+        eventually(lambda: len(upstream.asked) == 2)
+        with pytest.raises(openai.RateLimitError, match="2 calls run already") as refused:
+            ask(clients[0])
+        assert refused.value.body["limit"] == "concurrency"
+        assert [call.result().choices[0].message.content for call in running] == ["Hello there"] * 2
+    upstream.delay = 0
+    ask(clients[0])
+
+
+def test_fifty_parallel_calls_on_a_budget_for_three(
+    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream
+) -> None:
+    upstream.all_that_is_granted = True
+    upstream.delay = 0.5
+    each = 20 * 150 + 500 * 600
+    budget = 3 * each
+    tenant.apply(replicas, limits=Limits(), budget=Budget(monthly_nano=budget))
+    statuses = many(tenant, replicas, 50)
+    tenant.settled()
+    assert set(statuses) == {200, 429}
+    assert each <= tenant.spent() <= budget
+    client = replicas[0].client(tenant.key, max_retries=2)
+    refused = until_refused(client)  # ever shorter answers, until none is worth starting
+    assert refused.code == "insufficient_quota"
+    assert refused.response.headers["x-should-retry"] == "false"
+    assert tenant.spent() <= budget
+    # reads go on, and a larger budget opens again by itself
+    assert client.files.list().data == []
+    tenant.configure(budget=Budget(monthly_nano=100 * each))
+
+    def open_again() -> bool:
+        try:
+            ask(client)
+        except openai.RateLimitError:
+            return False
+        return True
+
+    eventually(open_again)
+    assert replicas[0].metric("tenantry_budget_dollars") == pytest.approx(100 * each / 1e9)
+
+
+def test_a_budget_that_only_alerts_blocks_nothing(
+    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream
+) -> None:
+    tenant.apply(replicas, limits=Limits(), budget=Budget(monthly_nano=1, on_exceeded="AlertOnly"))
+    for _ in range(3):
+        ask(replicas[0].client(tenant.key))
+    assert tenant.spent() > 1
+
+
+def test_the_output_is_clamped_to_what_money_allows(
+    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream
+) -> None:
+    tenant.apply(replicas, limits=Limits(), budget=Budget(monthly_nano=300_000))
+    raw = replicas[0].client(tenant.key).chat.completions.with_raw_response.create(model="gpt-4o-mini", messages=HELLO)
+    granted = int(raw.headers["x-tenantry-max-tokens"])
+    assert 32 <= granted < 500
+    assert upstream.asked[-1]["max_tokens"] == granted
+
+
+def test_a_free_tenants_question_fits_its_minute(stack: Stack) -> None:
+    """1,000 tokens a minute hold a small document's ingestion, a question with retrieval, and its answer."""
+    free = stack.tenant(
+        tier="free",
+        limits=Limits(requests_per_minute=20, tokens_per_minute=1000, tokens_per_day=50_000, concurrency=2),
+        budget=Budget(monthly_nano=10**9),
+    )
+    with free.replica() as replica:
+        client = replica.client(free.key)
+        text = (
+            b"# Terms\n\nThe return window for the Falcon drone is 45 days. A drone that was flown can be returned "
+            b"too, when it is clean.\n\n# Shipping\n\nShipping is free of charge within the country. Elsewhere it "
+            b"costs what the carrier asks for.\n\n# Warranty\n\nMotors are covered for two years."
+        )
+        file = client.files.create(file=("terms.txt", text), purpose="assistants")
+        store = client.vector_stores.create(file_ids=[file.id])
+        eventually(lambda: client.vector_stores.retrieve(store.id).file_counts.completed == 1)
+        answer = client.chat.completions.create(
+            model="gpt-4o-mini", messages=[{"role": "user", "content": "How long can I return a Falcon drone?"}]
+        )
+        assert "45 days" in answer.choices[0].message.content
+        assert answer.choices[0].finish_reason == "stop"
+
+
+def test_a_document_larger_than_the_minute_paces_itself(stack: Stack) -> None:
+    slow = stack.tenant(limits=Limits(tokens_per_minute=6000))
+    with slow.replica() as replica:
+        client = replica.client(slow.key)
+        text = "\n\n".join(f"Paragraph number {n} says a few words about item {n}." for n in range(400)).encode()
+        file = client.files.create(file=("long.txt", text), purpose="assistants")
+        store = client.vector_stores.create(file_ids=[file.id])
+        eventually(lambda: client.vector_stores.retrieve(store.id).file_counts.completed == 1, timeout=120)
+        ((used,),) = slow.sql("SELECT sum(tokens_in) FROM ledger WHERE kind = 'ingestion'")
+        assert used > 6000  # more than a minute holds, and yet nothing failed
