@@ -46,6 +46,7 @@ OUTSIDE = tuple(
         "/opt/containerd",
         "/etc/cni/net.d",
         "/run/flannel",
+        "/run/netns",
         "/usr/libexec/kubernetes",
     )
 )
