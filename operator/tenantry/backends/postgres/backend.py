@@ -130,10 +130,16 @@ class _Work:
             if not differing:
                 return seen
             together = [c for c in differing if not c.alone]
-            if together:
-                await session.transact(together)
-            else:
-                await session.correct(differing[0])
+            try:
+                if together:
+                    await session.transact(together)
+                else:
+                    await session.correct(differing[0])
+            except BackendError as error:
+                # Two tenants at once made what all share: the next look sees it.
+                if error.reason is not Reason.RETRYING or not session.idle:
+                    raise
+                continue
             self.done += together or differing[:1]
         raise errors.unmended(differing[0].what)
 

@@ -70,6 +70,7 @@ def running(error: psycopg.Error, what: str) -> BackendError:
     """A statement that failed; `what` names what was wanted, such as "grants on schema tenant_acme"."""
     said = error.diag.message_primary or "the connection was lost"
     hint = error.diag.message_hint or ""
+    group = (error.sqlstate or "")[:2]
     if isinstance(error, errors.InsufficientPrivilege):
         return BackendError(
             Reason.DATABASE_REFUSED, f"PostgreSQL does not let the operator's admin set {what} ({said}); {_SEE}"
@@ -87,7 +88,7 @@ def running(error: psycopg.Error, what: str) -> BackendError:
             Reason.CAPACITY_EXHAUSTED,
             f"PostgreSQL can't lock as many objects at once as {what} needs; raise its max_locks_per_transaction",
         )
-    if isinstance(error, errors.InsufficientResources):
+    if group == "53":
         return BackendError(
             Reason.DATABASE_UNAVAILABLE, f"PostgreSQL is out of disk or memory ({said}); the operator tries again"
         )
@@ -105,9 +106,9 @@ def running(error: psycopg.Error, what: str) -> BackendError:
             Reason.DATABASE_REFUSED,
             f"PostgreSQL can't set {what}: somebody else is connected ({said}); end those sessions",
         )
-    if error.sqlstate is None or isinstance(error, errors.OperatorIntervention) or error.sqlstate[:2] == "08":
+    if group in ("", "08", "57"):
         return unavailable("ended the connection")
-    if error.sqlstate[:2] == "40" or isinstance(
+    if group == "40" or isinstance(
         error, (errors.UniqueViolation, errors.DuplicateObject, errors.DuplicateSchema, errors.DuplicateDatabase)
     ):
         return retrying(what)
