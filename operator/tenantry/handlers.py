@@ -100,8 +100,12 @@ def settings() -> kopf.OperatorSettings:
     return made
 
 
+class Ended(Exception):
+    """kopf was told to end, by SIGTERM or SIGINT, for which it installs its own handlers."""
+
+
 async def watch(watches: Watches, connection: Connection, identity: str) -> None:
-    """Watch until cancelled."""
+    """Watch until cancelled; raises Ended when the process was told to end."""
     registry = watches.registry()
 
     @kopf.on.login(registry=registry)
@@ -116,6 +120,7 @@ async def watch(watches: Watches, connection: Connection, identity: str) -> None
         standalone=True,
         clusterwide=True,
     )
+    raise Ended
 
 
 async def resync(watches: Watches, seconds: float) -> None:

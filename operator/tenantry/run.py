@@ -19,7 +19,7 @@ from tenantry.backends.observed import Observed
 from tenantry.deletion import Deletion
 from tenantry.desired.options import Options
 from tenantry.events import Events
-from tenantry.handlers import Watches, resync, watch
+from tenantry.handlers import Ended, Watches, resync, watch
 from tenantry.leader import Leader, LostLeadership
 from tenantry.metrics import Metrics
 from tenantry.queue import Queue
@@ -148,7 +148,10 @@ async def _main(settings: Settings) -> int:
     except ApiError as error:
         logger.error("Ends: the API server said %d: %s", error.status, error.message)
         return 1
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ExceptionGroup) and error.subgroup(Ended):
+            logger.info("Ended on request")
+            return 0
         logger.exception("Ends: a part of the operator failed")
         return 1
     return 0

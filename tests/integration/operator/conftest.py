@@ -13,7 +13,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("operator")
     database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
     vectors = milvus.Server(folder / "milvus", 0, settings={"proxy.maxRoleNum": 100})
-    plane = ControlPlane(folder / "plane", controllers=True)
+    plane = ControlPlane(folder / "plane")
     kubelet = None
     try:
         database.start()
@@ -22,6 +22,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         vectors.prepare(ADMIN_PASSWORD)
         plane.start()
         plane.install_crds()
+        plane.start_controllers()  # after the CRDs, so that the garbage collector knows them from its start
         made = prepare(plane, database, vectors, folder)
         kubelet = Kubelet(plane.client())
         kubelet.start()

@@ -82,12 +82,14 @@ class Replica:
         self.process.wait(10)
 
     def stop(self) -> None:
+        """As the kubelet does: it must end by itself."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(15)
+                assert self.process.wait(20) == 0, self.log.read_text()[-2000:]
             except subprocess.TimeoutExpired:
                 self.kill()
+                raise AssertionError("the operator does not end on SIGTERM") from None
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of a metric's series that have these labels."""
