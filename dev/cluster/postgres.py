@@ -198,6 +198,8 @@ class Server:
         )  # fmt: skip
         if made.returncode:
             raise PostgresError(f"initdb failed: {made.stderr.strip() or made.stdout.strip()}")
+        with (new / "pg_hba.conf").open("a") as access:  # initdb lets in loopback only; `listen` says who can come
+            access.write("host all all samenet scram-sha-256\n")
         if self.data.exists():
             shutil.rmtree(self.data)
         new.rename(self.data)
