@@ -70,7 +70,7 @@ def why(target: Target) -> str:
             for seen in target.kube.list(kinds.TENANT)
             if condition(seen)["status"] != "True"
         ]
-        lines += target.kubectl("-n", NAMESPACE, "logs", "deploy/tenantry", "--tail=15").splitlines()
+        lines += target.kubectl("-n", NAMESPACE, "logs", "deploy/tenantry", "--tail=6").splitlines()
     except (Refused, ToolError) as problem:
         lines.append(str(problem))
     return "".join(f"\n  {line}" for line in lines)
