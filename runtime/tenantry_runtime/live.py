@@ -25,6 +25,7 @@ class LiveConfiguration:
         self._digest = ""
         self._refused = ""
         self._reconnect = asyncio.Event()
+        self._told = False  # that the database is away
         self.current: Configuration | None = None
         self.loaded = asyncio.Event()
 
@@ -41,7 +42,9 @@ class LiveConfiguration:
             try:
                 await self._listen()
             except (psycopg.Error, OSError, TimeoutError) as error:
-                log.warning("the configuration can't be read: %s; trying again", type(error).__name__)
+                if not self._told:
+                    log.warning("the configuration can't be read: %s; trying until it can", type(error).__name__)
+                self._told = True
                 await asyncio.sleep(_RETRY)
 
     async def _listen(self) -> None:
@@ -52,6 +55,7 @@ class LiveConfiguration:
             while not self._reconnect.is_set():
                 cursor = await connection.execute("SELECT document, digest FROM configuration WHERE id = 1")
                 row = await cursor.fetchone()
+                self._told = False
                 if row:
                     self._take(*row)
                 else:

@@ -42,7 +42,7 @@ def test_a_stop_lets_a_stream_end(tenant: Tenant, upstream: Upstream) -> None:
 
 
 def test_no_secret_is_told_and_a_stop_is_told_before_the_port_closes(tenant: Tenant, upstream: Upstream) -> None:
-    with tenant.replica(TENANTRY_DRAIN_SECONDS="3") as replica:
+    with tenant.replica(TENANTRY_DRAIN_SECONDS="6") as replica:
         ask(replica.client(tenant.key))
         with pytest.raises(openai.AuthenticationError):
             ask(replica.client("tk-wrong-but-secret"))
@@ -62,7 +62,7 @@ def test_no_secret_is_told_and_a_stop_is_told_before_the_port_closes(tenant: Ten
 
 
 def test_a_killed_replica_leaves_no_phantom_spend(tenant: Tenant, upstream: Upstream) -> None:
-    upstream.delay = 60
+    upstream.gate.clear()
     tenant.reset()
     with tenant.replica() as replica, ThreadPoolExecutor(1) as pool:
         call = pool.submit(ask, replica.client(tenant.key))
@@ -70,7 +70,7 @@ def test_a_killed_replica_leaves_no_phantom_spend(tenant: Tenant, upstream: Upst
         replica.child.kill()
         with pytest.raises(openai.APIConnectionError):
             call.result(60)
-    upstream.delay = 0
+    upstream.gate.set()
     ((reserved,),) = tenant.sql("SELECT reserved_nano FROM ledger WHERE status = 'reserved'")
     assert reserved > 0
     # its lease (the provider's timeout and a minute) runs out
@@ -82,7 +82,7 @@ def test_a_killed_replica_leaves_no_phantom_spend(tenant: Tenant, upstream: Upst
 
 
 def test_without_its_database_it_refuses_and_comes_back(stack: Stack, tenant: Tenant, upstream: Upstream) -> None:
-    upstream.delay = 3
+    upstream.gate.clear()
     tenant.reset()
     with tenant.replica() as replica, ThreadPoolExecutor(1) as pool:
         client = replica.client(tenant.key)
@@ -97,6 +97,7 @@ def test_without_its_database_it_refuses_and_comes_back(stack: Stack, tenant: Te
                 assert refused.value.code == "store_unavailable"
                 assert int(refused.value.response.headers["retry-after"]) >= 1
                 assert refused.value.body["retryAfter"] > 0
+            upstream.gate.set()
             assert running.result(60).choices[0].message.content == "Hello there"
             assert get(f"{replica.url}/readyz")[0] == 503
             assert get(f"{replica.url}/livez")[0] == 200
@@ -104,7 +105,6 @@ def test_without_its_database_it_refuses_and_comes_back(stack: Stack, tenant: Te
             assert get(replica.metrics_url)[0] == 200
         finally:
             stack.postgres.start()
-        upstream.delay = 0
 
         def answered() -> bool:
             try:

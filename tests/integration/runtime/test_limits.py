@@ -117,7 +117,7 @@ def test_the_days_tokens(tenant: Tenant, replicas: tuple[Replica, Replica], upst
 
 def test_concurrency_is_the_tenants(tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream) -> None:
     tenant.apply(replicas, limits=Limits(concurrency=2), budget=None)
-    upstream.delay = 3
+    upstream.gate.clear()
     with ThreadPoolExecutor(3) as pool:
         clients = [replica.client(tenant.key) for replica in replicas]
         running = [pool.submit(ask, client) for client in clients]
@@ -125,8 +125,8 @@ def test_concurrency_is_the_tenants(tenant: Tenant, replicas: tuple[Replica, Rep
         with pytest.raises(openai.RateLimitError, match="2 calls run already") as refused:
             ask(clients[0])
         assert refused.value.body["limit"] == "concurrency"
+        upstream.gate.set()
         assert [call.result().choices[0].message.content for call in running] == ["Hello there"] * 2
-    upstream.delay = 0
     ask(clients[0])
 
 

@@ -25,7 +25,10 @@ def delta(text: str) -> dict[str, Any]:
 
 
 class Upstream:
-    """`events`: a stream's chunks, a number among them being seconds to wait; `answer`: a whole answer."""
+    """`events`: a stream's chunks, a number among them being seconds to wait; `answer`: a whole answer.
+
+    While `gate` is clear, requests wait.
+    """
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -47,10 +50,15 @@ class Upstream:
         self._thread.join(30)
 
     def reset(self) -> None:
+        """Answer as at the start, and let go what waits."""
+        if hasattr(self, "gate"):
+            self.gate.set()
         self.asked: list[dict[str, Any]] = []
         self.status = 200
         self.all_that_is_granted = False
         self.delay = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
         self.stopped = threading.Event()
         self.streaming = threading.Event()
         self.events: list[Any] = [delta("Hello"), delta(" there")]
@@ -68,6 +76,7 @@ class Upstream:
     async def _chat(self, request: Request) -> Response:
         body = json.loads(await request.body())
         self.asked.append(body)
+        await asyncio.to_thread(self.gate.wait, 120)
         await asyncio.sleep(self.delay)
         if self.status != 200:
             error = {"message": "The provider's own words.", "type": "t", "param": "messages", "code": "c"}
