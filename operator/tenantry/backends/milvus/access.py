@@ -1,14 +1,15 @@
 """Users, roles and grants, and the proof that they are in force.
 
-Milvus answers a grant before its proxies know of it, and now and then one never learns: a proxy that is asked
-while it refreshes may keep the old answer.  So after a change the tenant's own login is tried until it may do
-what it should and is refused what it should not; in between the rights are written once more, which makes the
-proxies refresh.
+Milvus answers a change of rights before its proxies know of it, and tells them in no fixed order: of two changes of
+one right in quick succession the proxies may keep the first for good, and then a login goes on as administrator
+after it was none any more.  So after a change the tenant's own login is tried until it may do what it should and is
+refused what it should not; in between everything is written once more, which tells the proxies once more.
 """
 
 import asyncio
 import base64
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from tenantry.api.conditions import Reason
@@ -18,12 +19,27 @@ from tenantry.backends.milvus.protocol import milvus
 from tenantry.desired.vectors import Grant, VectorPlan
 
 PROOF_SECONDS = 10.0
-REPEAT_AFTER = 3.0
+REPEAT_SECONDS = 1.5
 POLL_SECONDS = 0.1
 _LOGIN_REFUSALS = 3
 """So often in a row before a login counts as broken: right after a restart Milvus refuses even good ones."""
 
 _NOWHERE = "tenantry_no_such_collection"
+_ANYWHERE = "*"
+_PUBLIC = (
+    Grant("Collection", _ANYWHERE, "IndexDetail", _ANYWHERE),
+    Grant("Global", _ANYWHERE, "DescribeCollection", _ANYWHERE),
+    Grant("Global", _ANYWHERE, "ShowCollections", _ANYWHERE),
+)
+"""What Milvus gives to every user at each start, unless told otherwise."""
+
+
+@dataclass
+class _Taken:
+    """What one `ensure` took away: proxies may have to be told again."""
+
+    grants: list[Grant] = field(default_factory=list)
+    roles: list[str] = field(default_factory=lambda: ["admin"])
 
 
 class Access:
@@ -48,7 +64,7 @@ class Access:
         Milvus gives the default ones back at each restart.  Without its own database (``*``) a revocation
         changes nothing, silently.
         """
-        found = await self._grants("public", "*") or set()
+        found = await self._grants("public", _ANYWHERE) or set()
         for grant in sorted(found):
             await self._operate("public", grant, milvus.OperatePrivilegeType.Revoke)
         return [f"right {grant.privilege} of role public" for grant in sorted(found)]
@@ -60,6 +76,7 @@ class Access:
         """
         granted, roles = await asyncio.gather(self._grants(plan.role, plan.place.database), self._roles_of(plan.user))
         written: list[str] = []
+        taken = _Taken()
         if granted is None:
             await self._create_role(plan.role)
             written.append(f"role {plan.role}")
@@ -71,15 +88,17 @@ class Access:
             written.append(f"role of user {plan.user}")
         for role in sorted((roles or set()) - {plan.role}):
             await self._member(plan.user, role, False)
+            taken.roles.append(role)
             written.append(f"foreign role of user {plan.user}")
         for grant in sorted(set(plan.grants) - (granted or set())):
             await self._operate(plan.role, grant, milvus.OperatePrivilegeType.Grant)
             written.append(f"right {grant.privilege}")
         for grant in sorted((granted or set()) - set(plan.grants)):
             await self._operate(plan.role, grant, milvus.OperatePrivilegeType.Revoke)
+            taken.grants.append(grant)
             written.append(f"foreign right {grant.privilege}")
         if written or not proven:
-            written += await self._prove(plan)
+            written += await self._prove(plan, taken)
         return written
 
     async def remove(self, role: str, users: tuple[str, ...], databases: tuple[str, ...]) -> None:
@@ -107,66 +126,74 @@ class Access:
         await self._client.call("DropRole", milvus.DropRoleRequest(role_name=role), words="the role")
         return await self._grants(role, databases[0]) is None
 
-    async def _prove(self, plan: VectorPlan) -> list[str]:
+    async def _prove(self, plan: VectorPlan, taken: _Taken) -> list[str]:
         """Try the login until it may do all that it should and nothing elsewhere; says what had to be mended."""
-        start = time.monotonic()
-        repeated, refusals = False, 0
+        start = repeated = time.monotonic()
+        refusals = 0
         mended: list[str] = []
         while True:
             wrong, known = await self._wrong(plan)
             if not wrong:
                 return mended
+            now = time.monotonic()
             refusals = 0 if known else refusals + 1
             if refusals >= _LOGIN_REFUSALS and not mended:
                 await self._replace_user(plan)
                 mended.append(f"password of user {plan.user}")
-            elif not repeated and time.monotonic() - start > REPEAT_AFTER:
-                await self._repeat(plan)
-                repeated = True
-            elif time.monotonic() - start > PROOF_SECONDS:
+            elif now - start > PROOF_SECONDS:
                 raise BackendError(
                     Reason.VECTORS_REFUSED,
                     f"Milvus took the rights of user {plan.user} but does not apply them yet ({wrong}); this is "
                     "tried again, and if it stays, restart Milvus' proxies",
                 )
+            elif now - repeated > REPEAT_SECONDS:
+                await self._repeat(plan, taken)
+                repeated = time.monotonic()
             await asyncio.sleep(POLL_SECONDS if refusals == 0 else POLL_SECONDS * 5)
 
     async def _wrong(self, plan: VectorPlan) -> tuple[str, bool]:
         """What of the plan's rights does not hold, in words, "" if all do; and whether Milvus knew the login."""
         login = Login(plan.user, plan.password)
 
-        async def refused(method: str, request: Any, database: str) -> bool | None:
+        async def refused(privilege: str, collection: str, database: str) -> bool | None:
             """None: the login itself."""
             try:
-                await self._client.ask(method, request, login, database)
+                await self._client.ask(privilege, _TRIALS[privilege](collection_name=collection), login, database)
             except Denied as denied:
                 return True if denied.known else None
             except Failure:  # the right holds, and the request was made to be refused for its content
                 return False
             return False
 
-        grants = [grant for grant in plan.grants if grant.privilege in _TRIALS]
-        trials = [
-            refused(grant.privilege, _TRIALS[grant.privilege](collection_name=plan.place.collection), grant.database)
-            for grant in grants
+        wanted = [grant.privilege for grant in plan.grants if grant.privilege in _TRIALS]
+        describable = "DescribeCollection" in wanted
+        inside = [refused(privilege, plan.place.collection, plan.place.database) for privilege in wanted]
+        beyond = [
+            refused("Query", _NOWHERE, plan.place.database),
+            refused("Insert", _NOWHERE, plan.place.database),
+            refused("DescribeCollection", _NOWHERE, "default" if describable else plan.place.database),
         ]
-        describable = any(grant.scope == "Global" for grant in plan.grants)
-        elsewhere = "default" if describable else plan.place.database
-        outside = refused("DescribeCollection", milvus.DescribeCollectionRequest(collection_name=_NOWHERE), elsewhere)
-        *inside, beyond = await asyncio.gather(*trials, outside)
-        if None in inside or beyond is None:
+        answers = await asyncio.gather(*inside, *beyond)
+        if None in answers:
             return "the login is refused", False
-        missing = [grant.privilege for grant, no in zip(grants, inside, strict=True) if no]
+        missing = [privilege for privilege, no in zip(wanted, answers, strict=False) if no]
         if missing:
             return f"{', '.join(missing)} is refused", True
-        return ("" if beyond else "collections elsewhere can be described"), True
+        return ("" if all(answers[len(wanted) :]) else "collections elsewhere are not refused"), True
 
-    async def _repeat(self, plan: VectorPlan) -> None:
-        """Write every right again: Milvus takes what it has already, and tells its proxies again."""
+    async def _repeat(self, plan: VectorPlan, taken: _Taken) -> None:
+        """Write it all again: Milvus takes what is so already, and tells its proxies again."""
+        kinds = milvus.OperatePrivilegeType
+        for role in taken.roles:
+            await self._member(plan.user, role, False)
         await self._member(plan.user, plan.role, True)
         for grant in plan.grants:
-            await self._operate(plan.role, grant, milvus.OperatePrivilegeType.Grant)
-        await self.close_public()
+            await self._operate(plan.role, grant, kinds.Grant)
+        widest = [Grant(g.scope, _ANYWHERE, g.privilege, g.database) for g in plan.grants if g.target != _ANYWHERE]
+        for grant in (*taken.grants, *widest):
+            await self._operate(plan.role, grant, kinds.Revoke)
+        for grant in _PUBLIC:
+            await self._operate("public", grant, kinds.Revoke)
 
     async def _replace_user(self, plan: VectorPlan) -> None:
         """Another password: Milvus changes one only for who knows the old one, so the user is made anew."""
@@ -220,7 +247,9 @@ class Access:
             grantor=milvus.GrantorEntity(privilege=milvus.PrivilegeEntity(name=grant.privilege)),
         )
         request = milvus.OperatePrivilegeRequest(entity=entity, type=kind)
-        await self._client.call("OperatePrivilege", request, grant.database if grant.database != "*" else "default")
+        await self._client.call(
+            "OperatePrivilege", request, grant.database if grant.database != _ANYWHERE else "default"
+        )
 
 
 # Requests that show a right without doing anything: Milvus checks the right, then refuses their content.

@@ -12,7 +12,7 @@ from tenantry.api.tier import VectorIsolation
 from tenantry.backends.errors import BackendError
 from tenantry.backends.milvus.access import Access
 from tenantry.backends.milvus.client import CALL_SECONDS, Client, Server
-from tenantry.backends.milvus.storage import Storage
+from tenantry.backends.milvus.storage import Load, Storage
 from tenantry.desired import vectors
 from tenantry.desired.vectors import DEFAULT_DATABASE, Place, VectorPlan
 from tenantry.resolve import Resolved
@@ -121,8 +121,11 @@ class MilvusBackend:
         """Make the plan hold; writes only what differs.  At rest that is one to three reads."""
         place = plan.place
         secured = await self._secured()
-        written = await self._close_public() if secured and plan.user else []
         secured = secured and bool(plan.user)
+        written = await self._close_public() if secured else []
+        if written:  # and the proxies must be seen to know it
+            self._memory.forget(_login(plan))
+            self._memory.forget(place.collection)
         if place.partition is None:
             made = await self._hold_own(plan, secured)
         else:
@@ -203,9 +206,9 @@ class MilvusBackend:
     async def _hold_own(self, plan: VectorPlan, secured: bool) -> list[str]:
         place = plan.place
         seen = ("collection", place.database, place.collection)
-        if self._memory.fresh(seen, LOGIN_SECONDS) and await self._storage.loaded(place.collection, place.database):
-            written = []
-        else:
+        written: list[str] = []
+        known = self._memory.fresh(seen, LOGIN_SECONDS)
+        if not known or await self._storage.load(place.collection, place.database) is not Load.DONE:
             written = await self._storage.ensure_collection(plan)
             self._memory.note(seen)
         if secured:
@@ -213,7 +216,10 @@ class MilvusBackend:
         return written
 
     async def _hold_login(self, plan: VectorPlan) -> list[str]:
-        login = ("login", plan.user, hash(plan.password))
-        written = await self._access.ensure(plan, self._memory.fresh(login, LOGIN_SECONDS))
-        self._memory.note(login)
+        written = await self._access.ensure(plan, self._memory.fresh(_login(plan), LOGIN_SECONDS))
+        self._memory.note(_login(plan))
         return written
+
+
+def _login(plan: VectorPlan) -> Hashable:
+    return "login", plan.user, hash(plan.password)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from enum import IntEnum
 from typing import Any
 
 from tenantry.api.conditions import Reason
@@ -20,6 +21,15 @@ from tenantry.desired.vectors import DEFAULT_DATABASE, ID_LENGTH, TAG_LENGTH, TE
 LOAD_SECONDS = 30.0
 LOAD_POLL_SECONDS = 0.1
 VECTOR_FIELD = "vector"
+
+
+class Load(IntEnum):
+    """Milvus' load states: only what is in memory is searched."""
+
+    ABSENT = 0
+    NOT = 1
+    UNDER_WAY = 2
+    DONE = 3
 
 
 class Storage:
@@ -49,16 +59,14 @@ class Storage:
         answer = await self._client.call("HasPartition", request, accept=(COLLECTION_NOT_FOUND,))
         return bool(answer.value) and not code_of(answer)
 
-    async def loaded(self, collection: str, database: str, partition: str | None = None) -> bool | None:
-        """Whether searches are served; None where the collection or partition does not exist."""
+    async def load(self, collection: str, database: str, partition: str | None = None) -> Load:
+        """Whether searches are served from a collection or partition."""
         request = milvus.GetLoadStateRequest(
             collection_name=collection, partition_names=[partition] if partition else []
         )
         missing = (COLLECTION_NOT_FOUND, PARTITION_NOT_FOUND, DATABASE_NOT_FOUND)
         answer = await self._client.call("GetLoadState", request, database, accept=missing)
-        if code_of(answer) or answer.state == common.LoadStateNotExist:
-            return None
-        return bool(answer.state == common.LoadStateLoaded)
+        return Load.ABSENT if code_of(answer) else Load(answer.state)
 
     # Make
 
@@ -76,9 +84,11 @@ class Storage:
         if found is None or not await self._indexed(plan):
             await self._create_index(plan)
             written.append(f"index of collection {place.collection}")
-        if not await self.loaded(place.collection, place.database):
-            request = milvus.LoadCollectionRequest(collection_name=place.collection, replica_number=1)
-            await self._client.call("LoadCollection", request, place.database)
+        state = await self.load(place.collection, place.database)
+        if state is not Load.DONE:
+            if state is not Load.UNDER_WAY:
+                request = milvus.LoadCollectionRequest(collection_name=place.collection, replica_number=1)
+                await self._client.call("LoadCollection", request, place.database)
             await self._wait_loaded(plan, None)
             written.append(f"loading of collection {place.collection}")
         return written
@@ -86,19 +96,18 @@ class Storage:
     async def ensure_partition(self, plan: VectorPlan) -> list[str]:
         """The tenant's partition, loaded with its collection; says what was written."""
         place, written = plan.place, []
-        state = await self.loaded(place.collection, place.database, place.partition)
-        if state:
-            return []
-        if state is None:
+        state = await self.load(place.collection, place.database, place.partition)
+        if state is Load.ABSENT:
             request = milvus.CreatePartitionRequest(collection_name=place.collection, partition_name=place.partition)
             await self._client.call("CreatePartition", request, place.database)
             written.append(f"partition {place.partition}")
-            state = await self.loaded(place.collection, place.database, place.partition)
-        if not state:
-            load = milvus.LoadPartitionsRequest(
-                collection_name=place.collection, partition_names=[place.partition], replica_number=1
-            )
-            await self._client.call("LoadPartitions", load, place.database)
+            state = await self.load(place.collection, place.database, place.partition)
+        if state is not Load.DONE:
+            if state is not Load.UNDER_WAY:
+                load = milvus.LoadPartitionsRequest(
+                    collection_name=place.collection, partition_names=[place.partition], replica_number=1
+                )
+                await self._client.call("LoadPartitions", load, place.database)
             await self._wait_loaded(plan, place.partition)
             written.append(f"loading of partition {place.partition}")
         return written
@@ -128,7 +137,7 @@ class Storage:
 
     async def release(self, collection: str, database: str = DEFAULT_DATABASE) -> None:
         """Take a collection out of memory; its data stays."""
-        if await self.loaded(collection, database) is None:
+        if await self.load(collection, database) is Load.ABSENT:
             return
         request = milvus.ReleaseCollectionRequest(collection_name=collection)
         await self._client.call("ReleaseCollection", request, database, accept=(COLLECTION_NOT_FOUND,))
@@ -178,7 +187,7 @@ class Storage:
 
     async def _wait_loaded(self, plan: VectorPlan, partition: str | None) -> None:
         deadline = time.monotonic() + LOAD_SECONDS
-        while not await self.loaded(plan.place.collection, plan.place.database, partition):
+        while await self.load(plan.place.collection, plan.place.database, partition) is not Load.DONE:
             if time.monotonic() > deadline:
                 raise BackendError(
                     Reason.VECTORS_UNAVAILABLE,
