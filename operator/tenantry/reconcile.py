@@ -243,7 +243,7 @@ def pins(resolved: Resolved) -> Pinned:
         vector_isolation=resolved.vectors.isolation,
         embedding_model=resolved.vectors.embedding_model,
         dimension=resolved.vectors.dimension,
-        metric=resolved.vectors.metric,  # type: ignore[arg-type]
+        metric=resolved.vectors.metric,
         collection=resolved.collection,
     )
 
