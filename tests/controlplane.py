@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx
 import yaml
@@ -45,7 +45,10 @@ def poll(condition: Callable[[], bool], what: str, timeout: float = 60, every: f
 
 
 class ControlPlane:
-    """Start with `start()` or as a context manager; `kubeconfig` is the admin's."""
+    """Start with `start()` or as a context manager; `kubeconfig` is the admin's.
+
+    Start it from a thread that lives as long as it shall: the kernel ends the programs with the thread.
+    """
 
     def __init__(self, folder: Path, *, controllers: bool = False) -> None:
         self.folder = folder
@@ -261,10 +264,3 @@ def _ends_with_us() -> list[str]:
 def _environment(folder: Path) -> Mapping[str, str]:
     """Nothing of the caller's KUBECONFIG, proxies or kubectl's caches."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(folder)}
-
-
-def items(answer: httpx.Response) -> list[dict[str, Any]]:
-    """Of a list's answer."""
-    answer.raise_for_status()
-    found: list[dict[str, Any]] = answer.json()["items"]
-    return found

@@ -8,7 +8,7 @@ from hypothesis import given
 
 from tenantry.api import DataRegion, Tenant, TenantTier, quantity
 from tenantry.api.conditions import STALLING, Reason
-from tenantry.resolve import Problem, Resolved, choose_region, resolve
+from tenantry.resolve import Problem, Resolved, resolve
 from tests import samples, strategies
 
 TIERS = samples.tiers()
@@ -114,90 +114,6 @@ def test_nothing_is_said_where_pinned_and_tier_agree() -> None:
     found = resolve(samples.tenant(status={"pinned": pinned}), TIERS, REGIONS)
     assert isinstance(found, Resolved)
     assert found.notes == ()
-
-
-# -- regions ----------------------------------------------------------------------------------------------------------
-
-
-def regions(*items: tuple[str, str, bool, str]) -> dict[str, DataRegion]:
-    """From (name, jurisdiction, whether default, day of November when it was made)."""
-    return {
-        name: DataRegion.model_validate(
-            {
-                "metadata": {"name": name, "creationTimestamp": f"2026-11-{day}T00:00:00Z"},
-                "spec": {**samples.REGION, "jurisdiction": jurisdiction, "default": default},
-            }
-        )
-        for name, jurisdiction, default, day in items
-    }
-
-
-WORLD = regions(
-    ("us-b", "US", False, "03"), ("us-a", "US", False, "04"), ("eu", "EU", True, "05"), ("eu-old", "EU", False, "01")
-)
-
-
-@pytest.mark.parametrize(
-    ("spec", "name"),
-    [
-        ({}, "eu"),
-        ({"region": "us-a"}, "us-a"),
-        ({"compliance": {"dataResidency": "EU"}}, "eu"),
-        ({"compliance": {"dataResidency": "US"}}, "us-b"),
-        ({"compliance": {"dataResidency": "US"}, "region": "us-a"}, "us-a"),
-        ({"compliance": {"certifications": ["HIPAA"], "dataResidency": "US"}}, "us-b"),
-    ],
-)
-def test_choice_of_region(spec: dict[str, Any], name: str) -> None:
-    found = choose_region(samples.tenant(**spec), WORLD)
-    assert isinstance(found, DataRegion)
-    assert found.name == name
-
-
-def test_of_two_defaults_the_older_one_serves() -> None:
-    two = regions(("a", "US", True, "02"), ("b", "US", True, "01"))
-    found = choose_region(samples.tenant(), two)
-    assert isinstance(found, DataRegion)
-    assert found.name == "b"
-
-
-def test_the_pinned_region_goes_first() -> None:
-    tenant = samples.tenant(status={"pinned": {**PINNED, "region": "us-a"}})
-    found = choose_region(tenant, WORLD)
-    assert isinstance(found, DataRegion)
-    assert found.name == "us-a"
-
-
-@pytest.mark.parametrize(
-    ("spec", "world", "reason", "words"),
-    [
-        ({"region": "mars"}, WORLD, Reason.UNKNOWN_REGION, "DataRegion 'mars' does not exist"),
-        ({}, {}, Reason.UNKNOWN_REGION, "no DataRegion with spec.default: true"),
-        (
-            {"compliance": {"dataResidency": "APAC"}},
-            WORLD,
-            Reason.UNKNOWN_REGION,
-            "no DataRegion of jurisdiction APAC",
-        ),
-        (
-            {"compliance": {"dataResidency": "US"}, "region": "eu"},
-            WORLD,
-            Reason.RESIDENCY_VIOLATED,
-            "spec.compliance.dataResidency is US, but DataRegion 'eu' is in EU",
-        ),
-        (
-            {"compliance": {"certifications": ["HIPAA"]}},
-            WORLD,
-            Reason.RESIDENCY_VIOLATED,
-            "A HIPAA tenant must be served from the US",
-        ),
-    ],
-)
-def test_why_there_is_no_region(spec: dict[str, Any], world: dict[str, DataRegion], reason: Reason, words: str) -> None:
-    found = choose_region(samples.tenant(**spec), world)
-    assert isinstance(found, Problem)
-    assert found.reason == reason
-    assert words in found.message
 
 
 # -- how far a tenant may go ------------------------------------------------------------------------------------------

@@ -85,17 +85,22 @@ class TenantSpaces:
 
 @pytest.fixture(scope="session")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
-    """The chart's admission templates, rendered by Helm with the chart's own defaults."""
-    folder = tmp_path_factory.mktemp("chart")
+    """The chart's admission policies with the chart's own values."""
+    return render(copy_of_the_chart(tmp_path_factory.mktemp("chart")))
+
+
+def copy_of_the_chart(folder: Path) -> Path:
+    """The chart without all but its admission policies, for they need no values."""
     shutil.copytree(CHART / "templates" / "admission", folder / "templates" / "admission")
     for part in ("Chart.yaml", "values.yaml", "templates/_helpers.tpl"):
         shutil.copy(CHART / part, folder / part)
-    return render(folder)
+    return folder
 
 
 def render(chart: Path, *options: str) -> list[Object]:
     found = subprocess.run(
         [KUBE, "helm", "template", "tenantry", str(chart), "--namespace", NAMESPACE, *options],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.api import Api, Object, ok, refused
+from tests.api import Api, Object, ok, path, refused
 from tests.controlplane import poll
 from tests.integration.admission.conftest import Cluster, TenantSpaces
 
@@ -229,16 +229,24 @@ def test_what_runs_there_can_not_be_scaled(acme: TenantSpaces) -> None:
     ok(acme.cluster.operator.merge(ours, wanted, "scale"))
 
 
+def test_deleting_a_whole_collection_spares_ours(acme: TenantSpaces) -> None:
+    person = acme.cluster.person
+    ours = acme.ours(WHOLE["NetworkPolicy"], "wall", acme.home)
+    ok(acme.cluster.operator.create(ours, dry=False))
+    refused(person.client.delete(path(ours), params={"dryRun": "All"}), f"this NetworkPolicy {OURS} {acme.tenant}")
+    ok(person.get(ours))
+
+
 def test_policies_pass_the_servers_type_check(cluster: Cluster, policies: list[Object]) -> None:
     """The API server checks each expression against the kinds' schemas and notes what can't be."""
     api = Api(cluster.plane.client())
     names = [p["metadata"]["name"] for p in policies if p["kind"] == "ValidatingAdmissionPolicy"]
     assert len(names) > 15
     for name in names:
-        path = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{name}"
+        where = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{name}"
 
-        def status(path: str = path) -> Any:
-            return ok(api.client.get(path)).get("status", {})
+        def status(where: str = where) -> Any:
+            return ok(api.client.get(where)).get("status", {})
 
         poll(lambda status=status: "typeChecking" in status(), f"the type check of {name}")  # type: ignore[misc]
         assert status()["typeChecking"] == {}, name
