@@ -22,8 +22,8 @@ async def remove(connections: Connections, things: Things, isolation: Isolation,
         roles = removal.roles(things, shared)
         if locking := removal.lock_out(things, roles, shared):
             await session.transact([locking])
-        await _end_sessions(session, roles)
         databases = removal.databases(things, shared) if isolation == "Database" else []
+        await _end_sessions(session, roles, databases)
         if policy == "Delete":
             for name in databases:
                 await session.correct(removal.drop_database(name))
@@ -72,10 +72,13 @@ def _done(things: Things, shared: Shared, inside: Inside, policy: Policy) -> boo
     return not (removal.roles(things, shared) or databases or removal.schemas(things, inside, policy))
 
 
-async def _end_sessions(session: Session, roles: list[str]) -> None:
+async def _end_sessions(session: Session, roles: list[str], databases: list[str]) -> None:
     for _ in range(3):
         ((count,),) = await session.run(
-            removal.SESSIONS, {"roles": roles}, what="the end of the tenant's sessions", strict=False
+            removal.SESSIONS,
+            {"roles": roles, "databases": databases},
+            what="the end of the tenant's sessions",
+            strict=False,
         )
         if not count:
             return

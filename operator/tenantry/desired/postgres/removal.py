@@ -34,8 +34,12 @@ def lock_out(things: Things, own: Collection[str], seen: Shared) -> Correction |
     return Correction(f"the logins of {things.schema}", tuple(found)) if found else None
 
 
-SESSIONS = sql.SQL("SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = ANY(%(roles)s)")
-"""Ends the roles' sessions and waits for it, at most 5 s each; how many there were."""
+SESSIONS = sql.SQL(
+    "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = ANY(%(roles)s)"
+    " OR (usename = current_user AND datname = ANY(%(databases)s) AND pid <> pg_backend_pid())"
+)
+"""Ends the roles' sessions, and the admin's that a crash left in the tenant's own database, and waits for it, at
+most 5 s each; how many there were."""
 
 ELSEWHERE = sql.SQL(
     "SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid"
@@ -87,7 +91,8 @@ def drop_roles(own: Sequence[str]) -> list[Statement]:
 
 
 def drop_database(name: str) -> Correction:
-    return Correction(f"the end of database {name}", (statement("DROP DATABASE {} WITH (FORCE)", name),), alone=True)
+    """Not WITH (FORCE): that ends autovacuum like any session, which only a superuser may, and so fails at times."""
+    return Correction(f"the end of database {name}", (statement("DROP DATABASE {}", name),), alone=True)
 
 
 def adopt_database(things: Things, database: SeenThing) -> list[Statement]:
