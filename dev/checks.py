@@ -49,7 +49,8 @@ def unit() -> bool:
 def integration() -> bool:
     """One process for each folder, so that no suite's servers stay up while the next one runs."""
     folders = sorted(folder.parent for folder in (paths.ROOT / "tests" / "integration").glob("*/test_*.py"))
-    return all([run([*PYTEST, *SERVERS, str(f.relative_to(paths.ROOT))]) for f in dict.fromkeys(folders)])
+    results = [run([*PYTEST, *SERVERS, str(f.relative_to(paths.ROOT))]) for f in dict.fromkeys(folders)]
+    return all(results)
 
 
 def e2e() -> bool:
