@@ -1,6 +1,7 @@
 """The parts of one running service, and their life: made from the credentials, replaced when those change."""
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -53,6 +54,7 @@ class Service:
     async def _connect_vectors(self) -> None:
         """Import and connect ahead of the first search; then look now and then, for `/readyz` to tell."""
         await self.live.loaded.wait()
+        await asyncio.to_thread(importlib.import_module, "tenantry_runtime.milvus")
         while True:
             await self.vectors.check()
             await asyncio.sleep(30)

@@ -1,19 +1,15 @@
-"""The tenant's vectors in Milvus: every call names the tenant's partition where it has one, and its tag always.
-
-pymilvus is imported and connected on first use, in threads of its own: importing it takes most of a second,
-and the service answers before.
-"""
+"""The tenant's vectors in Milvus: every call names the tenant's partition where it has one, and its tag always."""
 
 import asyncio
-import functools
 import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenantry_runtime.config import Milvus
+
+if TYPE_CHECKING:  # importing it takes a moment: the service answers before
+    from tenantry_runtime.milvus import Client
 
 log = logging.getLogger(__name__)
 
@@ -58,136 +54,113 @@ class Vectors:
 
     def __init__(self, milvus: Milvus) -> None:
         self._milvus = milvus
-        self._client: Any = None
-        self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="milvus")
+        self._client: Client | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self.available: bool | None = None
 
     @property
     def tag(self) -> str:
         return self._milvus.tag
 
+    @property
+    def _partition(self) -> str:
+        return self._milvus.partition or ""
+
+    @property
+    def _partitions(self) -> list[str]:
+        return [self._milvus.partition] if self._milvus.partition else []
+
     async def replace(self, milvus: Milvus) -> None:
-        """Use other credentials from now on."""
+        """Use other credentials from now on; calls that run keep the old ones until they end."""
         if milvus == self._milvus:
             return
-        self._milvus = milvus
+        old, self._client, self._milvus = self._client, None, milvus
+        if old is None:
+            return
 
-        def drop() -> None:
-            with self._lock:
-                self._client = None  # calls that run hold the old one until they end
+        async def close_later(client: "Client") -> None:
+            await asyncio.sleep(2 * TIMEOUT)
+            await client.close()
 
-        await asyncio.get_running_loop().run_in_executor(self._threads, drop)
+        task = asyncio.create_task(close_later(old))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for task in self._closing:
+            task.cancel()
+        if self._client is not None:
+            await self._client.close()
 
     async def insert(self, chunks: Sequence[Chunk]) -> None:
-        rows = [
-            {
-                "id": chunk.id,
-                "tenant": self.tag,
-                "file_id": chunk.file_id,
-                "store_id": chunk.store_id,
-                "chunk": chunk.number,
-                "text": chunk.text,
-                "vector": chunk.vector,
-            }
-            for chunk in chunks
-        ]
-        await self._run(
-            lambda client, milvus: client.insert(
-                milvus.collection, rows, partition_name=milvus.partition or "", timeout=TIMEOUT
-            )
-        )
+        if not chunks:
+            return
+        columns: dict[str, list[Any]] = {
+            "id": [chunk.id for chunk in chunks],
+            "tenant": [self.tag] * len(chunks),
+            "file_id": [chunk.file_id for chunk in chunks],
+            "store_id": [chunk.store_id for chunk in chunks],
+            "chunk": [chunk.number for chunk in chunks],
+            "text": [chunk.text for chunk in chunks],
+            "vector": [chunk.vector for chunk in chunks],
+        }
+        await self._run(lambda client: client.insert(self._milvus.collection, self._partition, columns))
 
     async def delete(self, ids: Sequence[str]) -> None:
         """Delete rows by id; those that are not there are no error."""
+        from tenantry_runtime.milvus import one_of
+
         if ids:
-            await self._run(
-                lambda client, milvus: client.delete(
-                    milvus.collection, ids=list(ids), partition_name=milvus.partition or "", timeout=TIMEOUT
-                )
-            )
+            await self._run(lambda client: client.delete(self._milvus.collection, self._partition, one_of("id", ids)))
 
     async def search(
         self, vector: list[float], limit: int, metric: str, store_ids: Sequence[str] | None, newest: bool
     ) -> list[Found]:
-        """The nearest rows of this tenant, best first.  `newest`: wait for what was written just now.
+        """The nearest rows of this tenant, best first.  `newest`: wait for what was written just now."""
+        from tenantry_runtime.milvus import one_of
 
-        `store_ids` must have been checked: they become part of the filter.
-        """
-        expression = f'tenant == "{self.tag}"'
+        expression = one_of("tenant", [self.tag])
         if store_ids is not None:
-            expression += " and store_id in [" + ", ".join(f'"{store_id}"' for store_id in store_ids) + "]"
-
-        def ask(client: Any, milvus: Milvus) -> Any:
-            return client.search(
-                milvus.collection,
-                data=[vector],
-                filter=expression,
-                limit=limit,
-                output_fields=list(FIELDS),
-                search_params={"metric_type": metric},
-                partition_names=[milvus.partition] if milvus.partition else None,
-                anns_field="vector",
-                consistency_level="Strong" if newest else "Bounded",
-                timeout=TIMEOUT,
+            expression += f" and {one_of('store_id', store_ids)}"
+        rows = await self._run(
+            lambda client: client.search(
+                self._milvus.collection, self._partitions, expression, vector, limit, metric, FIELDS, newest
             )
-
-        hits = (await self._run(ask))[0]
-        return [_found(hit, metric) for hit in hits]
+        )
+        return [_found(row, metric) for row in rows]
 
     async def check(self) -> bool:
-        """Connect if need be, and see whether the tenant's collection is there."""
+        """Connect if need be, and see whether the tenant's collection answers."""
         try:
-            return bool(
-                await self._run(lambda client, milvus: client.has_collection(milvus.collection, timeout=TIMEOUT))
-            )
+            await self._run(lambda client: client.ping(self._milvus.collection, self._partitions))
         except VectorsUnavailableError:
             return False
+        return True
 
-    async def _run(self, ask: Callable[[Any, Milvus], Result]) -> Result:
-        loop = asyncio.get_running_loop()
+    async def _run(self, ask: Callable[["Client"], Awaitable[Result]]) -> Result:
+        from tenantry_runtime.milvus import Client, MilvusError
+
+        if self._client is None:
+            milvus = self._milvus
+            self._client = Client(milvus.uri, milvus.user, milvus.password.get_secret_value(), milvus.database, TIMEOUT)
         try:
-            result = await loop.run_in_executor(self._threads, functools.partial(self._ask, ask))
-        except Exception as error:
-            # pymilvus raises its own, gRPC's and ValueErrors; its texts may quote rows, so only the type is told.
+            result = await ask(self._client)
+        except MilvusError as error:
+            if self.available is not False:
+                log.warning("the vectors can't be used: %s", error)
             self.available = False
-            log.warning("Milvus failed: %s", type(error).__name__)
-            raise VectorsUnavailableError(type(error).__name__) from None
+            raise VectorsUnavailableError(str(error)) from None
         self.available = True
         return result
 
-    def _ask(self, ask: Callable[[Any, Milvus], Result]) -> Result:
-        with self._lock:
-            milvus = self._milvus
-            if self._client is None:
-                self._client = _connect(milvus)
-            client = self._client
-        return ask(client, milvus)
 
-
-def _connect(milvus: Milvus) -> Any:
-    from pymilvus import MilvusClient
-
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for each failed call
-    options: dict[str, Any] = {"uri": milvus.uri, "timeout": TIMEOUT}
-    if milvus.user:
-        options |= {"user": milvus.user, "password": milvus.password.get_secret_value()}
-    if milvus.database != "default":
-        options["db_name"] = milvus.database
-    return MilvusClient(**options)
-
-
-def _found(hit: Any, metric: str) -> Found:
-    entity, distance = hit["entity"], float(hit["distance"])
+def _found(row: dict[str, Any], metric: str) -> Found:
     return Found(
-        id=str(hit["id"]),
-        tenant=str(entity["tenant"]),
-        file_id=str(entity["file_id"]),
-        store_id=str(entity["store_id"]),
-        number=int(entity["chunk"]),
-        text=str(entity["text"]),
-        score=1 / (1 + distance) if metric == "L2" else distance,
+        id=row["id"],
+        tenant=row["tenant"],
+        file_id=row["file_id"],
+        store_id=row["store_id"],
+        number=row["chunk"],
+        text=row["text"],
+        score=1 / (1 + row["score"]) if metric == "L2" else row["score"],
     )

@@ -183,7 +183,8 @@ def test_the_day_after_a_change_of_time_zone_is_no_short_one(meter: Meter, zone:
     meter.reserve(zone=zone)
     ((day, month, midnight),) = meter.sql(
         "SELECT extract(epoch FROM day_ends_at - filled_at) / 3600, "
-        "extract(epoch FROM month_ends_at - filled_at) / 86400, (day_ends_at AT TIME ZONE %s)::time = '00:00' FROM meter",
+        "extract(epoch FROM month_ends_at - filled_at) / 86400, "
+        "(day_ends_at AT TIME ZONE %s)::time = '00:00' FROM meter",
         (zone,),
     )
     assert 12 <= day <= 37
