@@ -64,7 +64,10 @@ def start_milvus(record: Record) -> None:
     if running is None:
         raise ClusterError(f"Milvus ended. {server.log} says why.")
     record.add("milvus", running)
-    server.prepare(secret(MILVUS_PASSWORD))
+    prepared = server.data / "prepared"
+    if not prepared.exists():
+        server.prepare(secret(MILVUS_PASSWORD))
+        prepared.touch()
 
 
 def start_provider(record: Record) -> None:
