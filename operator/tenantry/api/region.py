@@ -44,7 +44,7 @@ class PostgresServer(ApiModel):
 class MilvusServer(ApiModel):
     """A Milvus 2.3 or later."""
 
-    uri: str = Field(min_length=1, max_length=512, description="Such as http://milvus.data:19530.")
+    uri: str = Field(min_length=1, max_length=512, description="Such as http://milvus.data.svc:19530.")
     credentials_secret: SecretReference | None = Field(
         default=None, description="Secret with keys username and password, in the operator's namespace."
     )
