@@ -29,7 +29,12 @@ READ_SECONDS = 8.0
 """For what should take milliseconds; so that a dead or slow server is noticed within 10 s."""
 STATEMENT_SECONDS = 30.0
 LOCK_SECONDS = 5
-POOL_SIZE = 6
+POOL_SIZE = 16
+"""At once: as many as the operator works on tenants, so that a server that is gone is noticed by all in time."""
+KEPT = 4
+"""Idle ones."""
+PLACE_SECONDS = 30.0
+"""For a place among POOL_SIZE; nothing is wrong with the server when all are in use."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,10 @@ class Connections:
         A task that holds one must not ask for a second: that could wait for itself.
         """
         try:
-            async with asyncio.timeout(READ_SECONDS):
+            async with asyncio.timeout(PLACE_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
-            raise errors.slow(READ_SECONDS) from None
+            raise errors.slow(PLACE_SECONDS) from None
         try:
             keep = database in (None, self.admin.database)
             connection = (self._take() if keep else None) or await self._open(database or self.admin.database)
@@ -156,7 +161,7 @@ class Connections:
                 yield session
             finally:
                 session.detach()
-                if keep and session.idle:
+                if keep and session.idle and len(self._idle) < KEPT:
                     self._idle.append(connection)
                 else:
                     await connection.close()
