@@ -167,13 +167,15 @@ def plan(resolved: Resolved, place: Place, credentials: Credentials, region_uid:
 def grants(place: Place, isolation: VectorIsolation) -> tuple[Grant, ...]:
     """The narrowest rights that serve.
 
-    Describing and listing collections are rights on a whole database: they are only given where that is the
-    tenant's own.  On a shared collection nothing that would list its partitions, whose names are tenants'.
+    Milvus' official clients describe a collection before they read or write it, and Milvus gives that right on a
+    whole database only: so a user of database ``default`` can describe (not read) a collection whose name, a UID, it
+    knows.  Listing collections is given where the database is the tenant's own; on a shared collection nothing lists
+    its partitions, whose names are tenants'.
     """
     privileges = ["Delete", "Insert", "Query", "Search", "Upsert"]
     if isolation != "Partition":
         privileges += ["GetLoadState", "IndexDetail"]
+    wide = ["DescribeCollection", *(["ShowCollections"] if isolation == "Database" else [])]
     wanted = [Grant("Collection", place.collection, name, place.database) for name in privileges]
-    if isolation == "Database":
-        wanted += [Grant("Global", "*", name, place.database) for name in ("DescribeCollection", "ShowCollections")]
+    wanted += [Grant("Global", "*", name, place.database) for name in wide]
     return tuple(sorted(wanted))

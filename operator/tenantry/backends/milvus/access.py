@@ -9,6 +9,7 @@ refused what it should not; in between everything is written once more, which te
 import asyncio
 import base64
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,7 +159,7 @@ class Access:
         async def refused(privilege: str, collection: str, database: str) -> bool | None:
             """None: the login itself."""
             try:
-                await self._client.ask(privilege, _TRIALS[privilege](collection_name=collection), login, database)
+                await self._client.ask(privilege, _TRIALS[privilege](collection), login, database)
             except Denied as denied:
                 return True if denied.known else None
             except Failure:  # the right holds, and the request was made to be refused for its content
@@ -166,12 +167,11 @@ class Access:
             return False
 
         wanted = [grant.privilege for grant in plan.grants if grant.privilege in _TRIALS]
-        describable = "DescribeCollection" in wanted
         inside = [refused(privilege, plan.place.collection, plan.place.database) for privilege in wanted]
         beyond = [
             refused("Query", _NOWHERE, plan.place.database),
             refused("Insert", _NOWHERE, plan.place.database),
-            refused("DescribeCollection", _NOWHERE, "default" if describable else plan.place.database),
+            refused("ShowCollections", _NOWHERE, "default"),
         ]
         answers = await asyncio.gather(*inside, *beyond)
         if None in answers:
@@ -253,10 +253,11 @@ class Access:
 
 
 # Requests that show a right without doing anything: Milvus checks the right, then refuses their content.
-_TRIALS: dict[str, Any] = {
-    "Insert": milvus.InsertRequest,
-    "Upsert": milvus.UpsertRequest,
-    "Query": milvus.QueryRequest,
-    "Search": milvus.SearchRequest,
-    "DescribeCollection": milvus.DescribeCollectionRequest,
+_TRIALS: dict[str, Callable[[str], Any]] = {
+    "Insert": lambda name: milvus.InsertRequest(collection_name=name),
+    "Upsert": lambda name: milvus.UpsertRequest(collection_name=name),
+    "Query": lambda name: milvus.QueryRequest(collection_name=name),
+    "Search": lambda name: milvus.SearchRequest(collection_name=name),
+    "DescribeCollection": lambda name: milvus.DescribeCollectionRequest(collection_name=name),
+    "ShowCollections": lambda _: milvus.ShowCollectionsRequest(),
 }
