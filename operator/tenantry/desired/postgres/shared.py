@@ -90,7 +90,7 @@ def _create(things: Things, role: Role) -> Iterator[Statement]:
 def _role(things: Things, role: Role, seen: SeenRole) -> Iterator[Correction]:
     wanted = frozenset({"inherit", "login"} if role.login else {"inherit"})
     words = [sql.SQL(_OFF[flag]) for flag in sorted(seen.flags - wanted)]
-    words += [sql.SQL(flag.upper()) for flag in sorted(wanted - seen.flags)]  # type: ignore[arg-type]
+    words += [sql.SQL(flag.upper()) for flag in sorted(wanted - seen.flags)]
     if seen.expires:
         words.append(sql.SQL("VALID UNTIL 'infinity'"))
     changes: list[sql.Composable] = list(words)

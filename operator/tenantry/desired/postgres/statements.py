@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import LiteralString, cast
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -28,12 +28,12 @@ def word(text: str) -> sql.SQL:
     """A keyword as PostgreSQL itself reported it, such as SELECT.  Raises ValueError for anything else."""
     if not text.replace(" ", "").isalpha():
         raise ValueError(f"{text!r} is no keyword")
-    return sql.SQL(cast(LiteralString, text))
+    return sql.SQL(text)
 
 
 def trusted(text: str) -> sql.SQL:
     """SQL that we wrote (a migration), or that PostgreSQL quoted (a signature)."""
-    return sql.SQL(cast(LiteralString, text))
+    return sql.SQL(text)
 
 
 def statement(text: LiteralString, /, *names: str, **parts: sql.Composable) -> sql.Composed:
