@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=3, description="After SIGTERM: how long to go on accepting while endpoints forget this Pod."
     )
-    grace_seconds: float = Field(default=25, description="After that: how long requests and streams may take.")
+    grace_seconds: float = Field(
+        default=130, description="After that: how long requests and streams may take; above the provider's timeout."
+    )
     pool_size: int = Field(default=8, description="Database connections of the request path.")
 
 
