@@ -162,9 +162,9 @@ def _cgroups() -> list[Path]:
 def _pids_in_cgroups() -> list[int]:
     pids: set[int] = set()
     for group in _cgroups():
-        for file in group.rglob("cgroup.procs"):
+        for folder, _, _ in os.walk(group):  # which passes over groups that go meanwhile
             with contextlib.suppress(OSError):
-                pids.update(int(line) for line in file.read_text().split())
+                pids.update(int(line) for line in Path(folder, "cgroup.procs").read_text().split())
     return sorted(pids - {0})
 
 

@@ -81,11 +81,12 @@ def up() -> None:
         stores = pool.submit(_stores, mine)
         programs.result()
         control_plane = pool.submit(_control_plane, mine)
-        if PODS:
+        if libraries:
             _build_images(images.PAUSE)
-        for part in (control_plane, stores, libraries):
-            if part:
-                part.result()
+            libraries.result()
+            _containerd(mine)
+        for part in (control_plane, stores):
+            part.result()
     if PODS:
         _node(mine)
     if backing.provider_exists():
@@ -192,13 +193,16 @@ def _build_images(*wanted: images.Image) -> None:
             images.build(image)
 
 
-def _node(mine: record.Record) -> None:
+def _containerd(mine: record.Record) -> None:
     if "containerd" in mine.alive():
         import_images()
-    else:
-        with step("containerd, with the images"):
-            node.start_containerd(mine)
-            import_images()
+        return
+    with step("containerd, with the images"):
+        node.start_containerd(mine)
+        import_images()
+
+
+def _node(mine: record.Record) -> None:
     if set(mine.alive()) >= {"kubelet", "kube-proxy", "coredns", "discovery", "prometheus"}:
         return
     with step("node: kubelet, kube-proxy, cluster DNS"):
