@@ -158,6 +158,7 @@ def chart_values(found: ClusterInfo) -> Json:
     if not os.environ.get("OPENAI_API_KEY"):
         region["provider"] = {
             "baseUrl": found.provider.base_url,
+            "unitPrices": {"databaseQuery": "0.0000001", "vectorSearch": "0.000001"},
             "models": [
                 {"name": "gpt-4o-mini", "inputPerMillion": "0.15", "outputPerMillion": "0.60"},
                 {"name": "gpt-4o", "inputPerMillion": "2.50", "outputPerMillion": "10.00"},

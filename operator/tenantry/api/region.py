@@ -63,6 +63,13 @@ class ModelOffer(ApiModel):
     output_per_million: Amount = "0"
 
 
+class UnitPrices(ApiModel):
+    """What else a tenant pays for, in US dollars each; at most nine decimals."""
+
+    database_query: Amount = Field(default="0", description="One statement run for a request.")
+    vector_search: Amount = Field(default="0", description="One search in the tenant's vectors.")
+
+
 class ModelProvider(ApiModel):
     """An OpenAI-compatible endpoint."""
 
@@ -74,6 +81,7 @@ class ModelProvider(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         description="What it offers, with prices; a model that is not listed is refused.",
     )
+    unit_prices: UnitPrices = Field(default=UnitPrices(), description="Prices of database queries and vector searches.")
     prices_from: date = Field(
         description="The day from which these prices hold.",
         json_schema_extra=rules(

@@ -31,6 +31,7 @@ def configuration(resolved: Resolved) -> config.Configuration:
         default_model=resolved.default_model,
         allowed_models=resolved.allowed_models,
         prices=prices(resolved),
+        unit_prices=unit_prices(resolved),
         prices_version=resolved.region_spec.provider.prices_from.isoformat(),
         temperature=resolved.temperature,
         max_tokens_per_request=resolved.max_tokens_per_request,
@@ -60,6 +61,15 @@ def configuration(resolved: Resolved) -> config.Configuration:
                 "metric": resolved.vectors.metric,
             }
         ),
+    )
+
+
+def unit_prices(resolved: Resolved) -> config.UnitPrices:
+    """Amounts have at most nine decimals, so each is a whole number of nano-dollars."""
+    own = resolved.region_spec.provider.unit_prices
+    return config.UnitPrices(
+        database_query_nano=config.nano_dollars(own.database_query),
+        vector_search_nano=config.nano_dollars(own.vector_search),
     )
 
 

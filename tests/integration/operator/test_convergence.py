@@ -116,6 +116,46 @@ def test_killed_at_random_moments_everything_still_converges(operator):
     for name in uids:
         schema = f"tenant_{name.replace('-', '_')}"
         assert world.schemas(name) == {schema, f"{schema}__runtime"}
+    status, said = world.scan()
+    assert status == 0, said
+
+
+def test_the_scan_finds_what_nobody_owns(operator):
+    world = operator
+    uid = "00000000-1111-4222-8333-444444444444"
+    world.tenant("living", "enterprise")
+    world.ready("living")
+    assert world.scan()[0] == 0
+    world.rows(f"CREATE ROLE tenant_dead; COMMENT ON ROLE tenant_dead IS 'tenantry.dev/tenant-uid={uid}'")
+    world.create(
+        "/api/v1/namespaces",
+        {
+            "metadata": {
+                "name": "tenant-dead",
+                "labels": {"tenantry.dev/tenant": "dead", "app.kubernetes.io/managed-by": "tenantry"},
+                "annotations": {"tenantry.dev/tenant-uid": uid},
+            }
+        },
+    )
+    partition = f"t_{uid.replace('-', '')}"
+    with world.vectors() as client:
+        shared = next((c for c in client.list_collections() if c.startswith("shared_")), None)
+        if shared:
+            client.create_partition(shared, partition)
+    try:
+        status, said = world.scan()
+        assert status == 1
+        for name in ("tenant_dead", "tenant-dead", *([partition] if shared else [])):
+            assert name in said
+        assert "living" not in said
+    finally:
+        world.rows("DROP ROLE tenant_dead")
+        world.remove("/api/v1/namespaces/tenant-dead")
+        if shared:
+            with world.vectors() as client:
+                client.release_partitions(shared, [partition])
+                client.drop_partition(shared, partition)
+    assert "only-for-this-test" not in said
 
 
 def test_of_two_replicas_one_works_and_the_other_takes_over(operator):

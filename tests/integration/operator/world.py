@@ -233,14 +233,27 @@ class World:
 
     # -- the operator -------------------------------------------------------------------
 
+    def variables(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "TENANTRY_RUNTIME_IMAGE": "runtime:test",
+            "TENANTRY_NAMESPACE": NAMESPACE,
+        }
+
+    def scan(self) -> tuple[int, str]:
+        """The repository's own scan: its exit status and what it says."""
+        found = subprocess.run(
+            [sys.executable, "-m", "tenantry.scan"],
+            env=self.variables(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        return found.returncode, found.stdout + found.stderr
+
     def start(self, name: str = "operator") -> Replica:
         """Start one more replica."""
         metrics, health = net.free_port(), net.free_port()
         log = self.folder / f"{name}-{len(self.replicas)}.log"
         variables = {
-            "KUBECONFIG": str(self.plane.kubeconfig),
-            "TENANTRY_RUNTIME_IMAGE": "runtime:test",
-            "TENANTRY_NAMESPACE": NAMESPACE,
             "TENANTRY_POD": f"{name}-{len(self.replicas)}",
             "TENANTRY_RESYNC_SECONDS": str(RESYNC_SECONDS),
             "TENANTRY_LEASE_SECONDS": "4",
@@ -251,7 +264,7 @@ class World:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tenantry.run"],
-                env={**os.environ, **variables},
+                env={**self.variables(), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -156,3 +156,9 @@ def test_an_access_keys_secret_lies_beside_it_and_goes_with_it():
     assert values(made) == {"api-key": "tk-1", "base-url": "http://runtime.runtime-acme.svc:8000/v1"}
     (owner,) = made["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"]) == ("AccessKey", key.uid)
+
+
+def test_queries_and_searches_have_prices_of_their_own():
+    provider = {**samples.REGION["provider"], "unitPrices": {"databaseQuery": "0.000000001", "vectorSearch": "0.00002"}}
+    made = configuration.configuration(samples.resolved(in_region=samples.region(provider=provider)))
+    assert made.unit_prices == config.UnitPrices(database_query_nano=1, vector_search_nano=20_000)

@@ -1,9 +1,10 @@
 """Users, roles and grants, and the proof that they are in force.
 
 Milvus answers a change of rights before its proxies know of it, and tells them in no fixed order: of two changes of
-one right in quick succession the proxies may keep the first for good, and then a login goes on as administrator
-after it was none any more.  So after a change the tenant's own login is tried until it may do what it should and is
-refused what it should not; in between everything is written once more, which tells the proxies once more.
+one right in quick succession the proxies may keep the first for good (a login goes on as administrator after it was
+none any more), and what a proxy is asked while it learns of a change it may answer the old way for good.  So after a
+change and a pause the tenant's own login is tried until it may do what it should and is refused what it should not;
+in between everything is written once more, which makes the proxies learn once more.
 """
 
 import asyncio
@@ -20,8 +21,9 @@ from tenantry.backends.milvus.protocol import milvus
 from tenantry.desired.vectors import Grant, VectorPlan
 
 PROOF_SECONDS = 10.0
-REPEAT_SECONDS = 1.5
-POLL_SECONDS = 0.1
+SETTLE_SECONDS = 0.3
+"""Between a change and the first try: what a proxy is asked while it learns of a change, it may answer so for good."""
+LONGEST_PAUSE = 2.0
 _LOGIN_REFUSALS = 3
 """So often in a row before a login counts as broken: right after a restart Milvus refuses even good ones."""
 
@@ -99,7 +101,7 @@ class Access:
             taken.grants.append(grant)
             written.append(f"foreign right {grant.privilege}")
         if written or not proven:
-            written += await self._prove(plan, taken)
+            written += await self._prove(plan, taken, bool(written))
         return written
 
     async def remove(self, role: str, users: tuple[str, ...], databases: tuple[str, ...]) -> None:
@@ -127,30 +129,29 @@ class Access:
         await self._client.call("DropRole", milvus.DropRoleRequest(role_name=role), words="the role")
         return await self._grants(role, databases[0]) is None
 
-    async def _prove(self, plan: VectorPlan, taken: _Taken) -> list[str]:
+    async def _prove(self, plan: VectorPlan, taken: _Taken, changed: bool) -> list[str]:
         """Try the login until it may do all that it should and nothing elsewhere; says what had to be mended."""
-        start = repeated = time.monotonic()
-        refusals = 0
+        start, refusals = time.monotonic(), 0
+        pause = SETTLE_SECONDS if changed else 0.0
         mended: list[str] = []
         while True:
+            await asyncio.sleep(pause)
             wrong, known = await self._wrong(plan)
             if not wrong:
                 return mended
-            now = time.monotonic()
-            refusals = 0 if known else refusals + 1
-            if refusals >= _LOGIN_REFUSALS and not mended:
-                await self._replace_user(plan)
-                mended.append(f"password of user {plan.user}")
-            elif now - start > PROOF_SECONDS:
+            if time.monotonic() - start > PROOF_SECONDS:
                 raise BackendError(
                     Reason.VECTORS_REFUSED,
                     f"Milvus took the rights of user {plan.user} but does not apply them yet ({wrong}); this is "
                     "tried again, and if it stays, restart Milvus' proxies",
                 )
-            elif now - repeated > REPEAT_SECONDS:
+            refusals = 0 if known else refusals + 1
+            if known:
                 await self._repeat(plan, taken)
-                repeated = time.monotonic()
-            await asyncio.sleep(POLL_SECONDS if refusals == 0 else POLL_SECONDS * 5)
+            elif refusals >= _LOGIN_REFUSALS and not mended:
+                await self._replace_user(plan)
+                mended.append(f"password of user {plan.user}")
+            pause = min(2 * pause or SETTLE_SECONDS, LONGEST_PAUSE)
 
     async def _wrong(self, plan: VectorPlan) -> tuple[str, bool]:
         """What of the plan's rights does not hold, in words, "" if all do; and whether Milvus knew the login."""

@@ -10,8 +10,10 @@ from typing import Literal
 from tenantry.api.conditions import Reason
 from tenantry.api.tier import VectorIsolation
 from tenantry.backends.errors import BackendError
+from tenantry.backends.inventory import Stored
 from tenantry.backends.milvus.access import Access
 from tenantry.backends.milvus.client import CALL_SECONDS, Client, Server
+from tenantry.backends.milvus.inventory import inventory
 from tenantry.backends.milvus.storage import Load, Storage
 from tenantry.desired import vectors
 from tenantry.desired.vectors import DEFAULT_DATABASE, Place, VectorPlan
@@ -80,6 +82,10 @@ class MilvusBackend:
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def inventory(self) -> list[Stored]:
+        """Everything here that was made for some Tenant."""
+        return await inventory(self._client, self._storage, await self._secured())
 
     async def place(self, resolved: Resolved) -> Place:
         """Where the tenant's vectors lie, or shall: a shared collection with room is chosen if none was yet.

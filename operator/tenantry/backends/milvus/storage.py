@@ -21,6 +21,7 @@ from tenantry.desired.vectors import DEFAULT_DATABASE, ID_LENGTH, TAG_LENGTH, TE
 LOAD_SECONDS = 30.0
 LOAD_POLL_SECONDS = 0.1
 VECTOR_FIELD = "vector"
+_REFRESHED = "tenantry.refreshed"
 
 
 class Load(IntEnum):
@@ -102,6 +103,9 @@ class Storage:
             await self._client.call("CreatePartition", request, place.database)
             written.append(f"partition {place.partition}")
             state = await self.load(place.collection, place.database, place.partition)
+            if state is Load.ABSENT:
+                await self._refresh(place.collection)
+                state = await self.load(place.collection, place.database, place.partition)
         if state is not Load.DONE:
             if state is not Load.UNDER_WAY:
                 load = milvus.LoadPartitionsRequest(
@@ -120,7 +124,10 @@ class Storage:
             return
         gone = (COLLECTION_NOT_FOUND, PARTITION_NOT_FOUND)
         release = milvus.ReleasePartitionsRequest(collection_name=collection, partition_names=[partition])
-        await self._client.call("ReleasePartitions", release, accept=gone)
+        answer = await self._client.call("ReleasePartitions", release, accept=gone)
+        if code_of(answer) == PARTITION_NOT_FOUND:
+            await self._refresh(collection)
+            await self._client.call("ReleasePartitions", release, accept=gone)
         drop = milvus.DropPartitionRequest(collection_name=collection, partition_name=partition)
         await self._client.call("DropPartition", drop, accept=gone)
 
@@ -184,6 +191,16 @@ class Storage:
             ],
         )
         await self._client.call("CreateIndex", request, plan.place.database)
+
+    async def _refresh(self, collection: str) -> None:
+        """Make Milvus' proxies look at a collection anew.
+
+        Milvus 2.3 empties their caches before it adds a partition: a call in between fills them without it, and
+        then they say for good that it does not exist.  Any change of the collection's properties empties them.
+        """
+        changed = common.KeyValuePair(key=_REFRESHED, value=str(time.time_ns()))
+        request = milvus.AlterCollectionRequest(collection_name=collection, properties=[changed])
+        await self._client.call("AlterCollection", request)
 
     async def _wait_loaded(self, plan: VectorPlan, partition: str | None) -> None:
         deadline = time.monotonic() + LOAD_SECONDS

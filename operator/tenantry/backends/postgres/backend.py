@@ -7,8 +7,10 @@ import psycopg
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
+from tenantry.backends.inventory import Stored
 from tenantry.backends.postgres import errors, observe, removal
 from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
+from tenantry.backends.postgres.inventory import inventory
 from tenantry.desired.database import DatabasePlan
 from tenantry.desired.postgres import inside as insides
 from tenantry.desired.postgres import keys
@@ -100,6 +102,10 @@ class PostgresBackend:
         ``Retain`` renames the schemas (and the tenant's own database) to ``retained_UID``, owned by the admin.
         """
         await removal.remove(self._connections, Things(tenant, uid), isolation, policy)
+
+    async def inventory(self) -> list[Stored]:
+        """Everything here that was made for some Tenant."""
+        return await inventory(self._connections)
 
     async def close(self) -> None:
         await self._connections.close()
