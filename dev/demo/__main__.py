@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 
-import httpx
-
 from dev.cluster.progress import ClusterError
 from dev.demo import ask, install, measure, pull, walls
 from dev.demo.install import Unexpected
@@ -86,8 +84,8 @@ class Demo:
             self.show.line(f"{wall.what}:")
             for where, attempt in (("home", wall.home), ("away", wall.away)):
                 self.show.line(f"{where}  {attempt.call}", 4)
-                mark = paint("refused", GREEN) if attempt.refused else "answer"
-                self.show.line(f"-> {mark}: {attempt.answer}", 10)
+                mark = "refused" if attempt.refused else "answer"
+                self.show.line(f"{mark}: {attempt.answer}", 10)
             if not wall.holds:
                 raise Unexpected(f"{wall.what} did not come out as it must: see the two answers above.")
             held += 1
@@ -179,7 +177,7 @@ def _level(tenant: Json) -> str:
 
 
 def run() -> None:
-    show = Show(steps=7)
+    show = Show(steps=8)
     target = install.find_cluster(show)
     try:
         install.operator(target, show)
@@ -204,10 +202,11 @@ def main() -> int:
     except (Unexpected, TooLate, ToolError, ClusterError, Refused) as problem:
         print(f"\n{paint('The demo stopped:', RED)} {problem}", file=sys.stderr)
         return 1
-    except (httpx.HTTPError, OSError, RuntimeError) as problem:
+    except Exception as problem:
         print(f"\n{paint('The demo stopped:', RED)} {type(problem).__name__}: {problem}", file=sys.stderr)
         if os.environ.get("TENANTRY_DEBUG"):
             raise
+        print("TENANTRY_DEBUG=1 make demo shows where.", file=sys.stderr)
         return 1
     return 0
 
