@@ -63,10 +63,17 @@ class Reconciler:
         if tenant is None:
             self.metrics.conditions.pop(name, None)
             return None
+        assert self.queue is not None
         with self.metrics.reconcile_seconds.time():
-            if tenant.metadata.deletion_timestamp:
-                return await self._delete(tenant)
-            return await self._provision(tenant)
+            try:
+                if tenant.metadata.deletion_timestamp:
+                    return await self._delete(tenant)
+                return await self._provision(tenant)
+            except ApiError as error:
+                # What was to be said could not be written: it is found out and said again.
+                logger.warning("The API server said %s: %s", error.status or "nothing", error.message)
+                self.metrics.reconciles.labels("waiting").inc()
+                return self.queue.backoff(name)
 
     # -- being there ------------------------------------------------------------------
 

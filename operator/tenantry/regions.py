@@ -4,7 +4,7 @@ import asyncio
 import base64
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tenantry.api import DataRegion, Reason
 from tenantry.backends.errors import BackendError
@@ -13,6 +13,7 @@ from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.backends.milvus import MilvusBackend
 from tenantry.backends.milvus import Server as MilvusServer
 from tenantry.backends.postgres import Admin, PostgresBackend
+from tenantry.breaker import Breaker
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,9 @@ class Backends:
     uid: str
     postgres: PostgresBackend
     milvus: MilvusBackend
-    provider_api_key: str
+    provider_api_key: str = field(repr=False)
+    database_breaker: Breaker = field(default_factory=Breaker)
+    vectors_breaker: Breaker = field(default_factory=Breaker)
 
 
 @dataclass

@@ -104,15 +104,14 @@ class Subsystems:
                 report.add(failed(kind, error))
         if backends:
             stores = await asyncio.gather(
-                self._attempt(Type.DATABASE, self._database(work, backends)),
-                self._attempt(Type.VECTORS, self._vectors(work, backends)),
+                self._attempt(Type.DATABASE, backends.database_breaker(lambda: self._database(work, backends))),
+                self._attempt(Type.VECTORS, backends.vectors_breaker(lambda: self._vectors(work, backends))),
             )
             for outcome in stores:
                 report.add(outcome)
         waiting = [t for t in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS) if not report.outcomes[t].good]
         if backends and not waiting:
             report.add(await self._attempt(Type.RUNTIME, self._runtime(work, backends)))
-            await self._sweep(work)
         else:
             report.add(self._waits(work, waiting))
 
@@ -215,6 +214,7 @@ class Subsystems:
         await self._secret(work, secrets.runtime(resolved, held))
         applied = await self.kubernetes.ensure(kubernetes.runtime_objects(resolved, self.options, digest), resolved.uid)
         self._drift("runtime", len(applied.corrected))
+        await self._sweep(work)
         work.report.secrets = tuple(
             f"{resolved.home}/{name}"
             for name in (

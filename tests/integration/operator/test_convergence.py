@@ -180,3 +180,25 @@ def metrics_answer(replica) -> bool:
     except Exception:
         return False
     return True
+
+
+def test_one_region_that_is_away_slows_nobody_elsewhere(operator):
+    world = operator
+    from tests.integration.operator.world import region
+
+    login = {**region(world, "gone")["spec"]["postgres"], "host": "127.0.0.1", "port": 1}
+    world.create(f"{GROUP}/dataregions", region(world, "gone", default=False, postgres=login))
+    try:
+        for number in range(20):
+            world.tenant(f"lost-{number}", region="gone")
+        world.says("lost-19", "DatabaseUnavailable", "DatabaseReady", 60)
+        started = time.monotonic()
+        world.tenant("fine")
+        world.ready("fine", 30)
+        assert time.monotonic() - started < 15, "a user would wonder"
+    finally:
+        # Nothing was made in a PostgreSQL that never answered; the region gets a real one so that this can be seen.
+        whole = region(world, "gone", default=False)["spec"]
+        world.patch(f"{GROUP}/dataregions/gone", {"spec": {"postgres": whole["postgres"]}})
+        world.deleted("fine", *(f"lost-{n}" for n in range(20)), seconds=150)
+        world.remove(f"{GROUP}/dataregions/gone")

@@ -1,10 +1,10 @@
 """Users, roles and grants, and the proof that they are in force.
 
-Milvus answers a change of rights before its proxies know of it, and tells them in no fixed order: of two changes of
-one right in quick succession the proxies may keep the first for good (a login goes on as administrator after it was
-none any more), and what a proxy is asked while it learns of a change it may answer the old way for good.  So after a
-change and a pause the tenant's own login is tried until it may do what it should and is refused what it should not;
-in between everything is written once more, which makes the proxies learn once more.
+Milvus 2.3 answers a change of rights before its proxies know of it, and tells them from a queue in no fixed order, in
+which every collection and partition dropped lately waits too: a change may take long to arrive, and of two changes of
+one right in quick succession the first may arrive last (a login goes on as administrator after it was none any more).
+So after a change the tenant's own login is tried until it may do what it should and is refused what it should not;
+in between, what does not show is written once more, which queues it once more.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from tenantry.desired.vectors import Grant, VectorPlan
 
 PROOF_SECONDS = 10.0
 SETTLE_SECONDS = 0.3
-"""Between a change and the first try: what a proxy is asked while it learns of a change, it may answer so for good."""
-LONGEST_PAUSE = 2.0
+LONGEST_PAUSE = 0.6
+"""Short: Milvus works off what its proxies must learn at random, four at a time, so saying it often helps."""
 _LOGIN_REFUSALS = 3
 """So often in a row before a login counts as broken: right after a restart Milvus refuses even good ones."""
 
@@ -43,6 +43,26 @@ class _Taken:
 
     grants: list[Grant] = field(default_factory=list)
     roles: list[str] = field(default_factory=lambda: ["admin"])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a login was seen to do."""
+
+    known: bool
+    missing: tuple[str, ...]
+    """Privileges that it should have and has not."""
+    beyond: bool
+    """It is not refused what it should be."""
+
+    @property
+    def right(self) -> bool:
+        return self.known and not self.missing and not self.beyond
+
+    def words(self) -> str:
+        if not self.known:
+            return "the login is refused"
+        return f"{', '.join(self.missing)} is refused" if self.missing else "collections elsewhere are not refused"
 
 
 class Access:
@@ -136,25 +156,25 @@ class Access:
         mended: list[str] = []
         while True:
             await asyncio.sleep(pause)
-            wrong, known = await self._wrong(plan)
-            if not wrong:
+            seen = await self._try(plan)
+            if seen.right:
                 return mended
             if time.monotonic() - start > PROOF_SECONDS:
                 raise BackendError(
                     Reason.VECTORS_REFUSED,
-                    f"Milvus took the rights of user {plan.user} but does not apply them yet ({wrong}); this is "
-                    "tried again, and if it stays, restart Milvus' proxies",
+                    f"Milvus took the rights of user {plan.user} but does not apply them yet ({seen.words()}); this is "
+                    "tried again, and if it stays, restart Milvus",
                 )
-            refusals = 0 if known else refusals + 1
-            if known:
-                await self._repeat(plan, taken)
+            refusals = 0 if seen.known else refusals + 1
+            if seen.known:
+                await self._repeat(plan, taken, seen)
             elif refusals >= _LOGIN_REFUSALS and not mended:
                 await self._replace_user(plan)
                 mended.append(f"password of user {plan.user}")
             pause = min(2 * pause or SETTLE_SECONDS, LONGEST_PAUSE)
 
-    async def _wrong(self, plan: VectorPlan) -> tuple[str, bool]:
-        """What of the plan's rights does not hold, in words, "" if all do; and whether Milvus knew the login."""
+    async def _try(self, plan: VectorPlan) -> _Seen:
+        """What the tenant's own login may do now."""
         login = Login(plan.user, plan.password)
 
         async def refused(privilege: str, collection: str, database: str) -> bool | None:
@@ -175,26 +195,25 @@ class Access:
             refused("ShowCollections", _NOWHERE, "default"),
         ]
         answers = await asyncio.gather(*inside, *beyond)
-        if None in answers:
-            return "the login is refused", False
         missing = [privilege for privilege, no in zip(wanted, answers, strict=False) if no]
-        if missing:
-            return f"{', '.join(missing)} is refused", True
-        return ("" if all(answers[len(wanted) :]) else "collections elsewhere are not refused"), True
+        return _Seen(None not in answers, tuple(missing), not all(answers[len(wanted) :]))
 
-    async def _repeat(self, plan: VectorPlan, taken: _Taken) -> None:
-        """Write it all again: Milvus takes what is so already, and tells its proxies again."""
+    async def _repeat(self, plan: VectorPlan, taken: _Taken, seen: _Seen) -> None:
+        """Write again what does not show: Milvus takes what is so already, and tells its proxies again."""
         kinds = milvus.OperatePrivilegeType
-        for role in taken.roles:
-            await self._member(plan.user, role, False)
-        await self._member(plan.user, plan.role, True)
-        for grant in plan.grants:
-            await self._operate(plan.role, grant, kinds.Grant)
-        widest = [Grant(g.scope, _ANYWHERE, g.privilege, g.database) for g in plan.grants if g.target != _ANYWHERE]
-        for grant in (*taken.grants, *widest):
-            await self._operate(plan.role, grant, kinds.Revoke)
-        for grant in _PUBLIC:
-            await self._operate("public", grant, kinds.Revoke)
+        if seen.missing:
+            await self._member(plan.user, plan.role, True)
+            for grant in plan.grants:
+                if grant.privilege in seen.missing or grant.privilege not in _TRIALS:
+                    await self._operate(plan.role, grant, kinds.Grant)
+        if seen.beyond:
+            for role in taken.roles:
+                await self._member(plan.user, role, False)
+            widest = [Grant(g.scope, _ANYWHERE, g.privilege, g.database) for g in plan.grants if g.target != _ANYWHERE]
+            for grant in (*taken.grants, *widest):
+                await self._operate(plan.role, grant, kinds.Revoke)
+            for grant in _PUBLIC:
+                await self._operate("public", grant, kinds.Revoke)
 
     async def _replace_user(self, plan: VectorPlan) -> None:
         """Another password: Milvus changes one only for who knows the old one, so the user is made anew."""

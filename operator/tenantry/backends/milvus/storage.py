@@ -21,6 +21,7 @@ from tenantry.desired.vectors import DEFAULT_DATABASE, ID_LENGTH, TAG_LENGTH, TE
 LOAD_SECONDS = 30.0
 LOAD_POLL_SECONDS = 0.1
 VECTOR_FIELD = "vector"
+_TRIES = 5
 _REFRESHED = "tenantry.refreshed"
 
 
@@ -66,8 +67,13 @@ class Storage:
             collection_name=collection, partition_names=[partition] if partition else []
         )
         missing = (COLLECTION_NOT_FOUND, PARTITION_NOT_FOUND, DATABASE_NOT_FOUND)
-        answer = await self._client.call("GetLoadState", request, database, accept=missing)
-        return Load.ABSENT if code_of(answer) else Load(answer.state)
+        for _ in range(_TRIES):
+            # While another partition of the collection is made, proxies now and then do not find the collection.
+            answer = await self._client.call("GetLoadState", request, database, missing, "can't find collection")
+            if answer is not None:
+                return Load.ABSENT if code_of(answer) else Load(answer.state)
+            await asyncio.sleep(LOAD_POLL_SECONDS)
+        return Load.ABSENT
 
     # Make
 
