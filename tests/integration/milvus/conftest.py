@@ -12,6 +12,7 @@ import pytest
 
 from dev.cluster import milvus
 from tenantry.backends.milvus import MilvusBackend
+from tenantry.backends.milvus.backend import SPREAD
 from tenantry.backends.milvus.client import Client
 from tenantry.desired.vectors import VectorPlan
 from tests.integration.milvus.tools import User, admin_server
@@ -48,10 +49,9 @@ async def make_backend(running: Running) -> AsyncIterator[Callable[..., MilvusBa
     """Backends of the server; `remember=0` by default: each looks at everything, as after a restart."""
     made: list[MilvusBackend] = []
 
-    def make(**options: float) -> MilvusBackend:
-        backend = MilvusBackend(
-            admin_server(running.server.uri, running.password), **{"remember": 0, "timeout": 30, **options}
-        )
+    def make(spread: int = SPREAD, remember: float = 0, timeout: float = 30) -> MilvusBackend:
+        server = admin_server(running.server.uri, running.password)
+        backend = MilvusBackend(server, spread=spread, remember=remember, timeout=timeout)
         made.append(backend)
         return backend
 

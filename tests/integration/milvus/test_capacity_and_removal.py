@@ -43,6 +43,33 @@ async def test_tenants_spread_over_shared_collections(make_backend: Callable[...
     assert again.collection == places[0].collection  # the room that became free
 
 
+async def test_a_partition_is_usable_though_others_are_busy_while_it_is_made(
+    backend: MilvusBackend, root: User, login: Login
+) -> None:
+    """Milvus 2.3's proxies now and then miss a partition made while its collection is in use: they are told again."""
+    model = some_model()
+    first = tenant("Partition", model=model)
+    plan = planned(first, await backend.place(first))
+    await settle(backend, plan)
+    request = milvus.GetLoadStateRequest(collection_name=plan.place.collection, partition_names=["_default"])
+    done = asyncio.Event()
+
+    async def busy() -> None:
+        while not done.is_set():
+            await root.verdict("GetLoadState", request)
+
+    others = [asyncio.create_task(busy()) for _ in range(3)]
+    try:
+        for _ in range(LIMITS["rootCoord.maxPartitionNum"] - 2):  # the first tenant's and the default one are there
+            late = tenant("Partition", model=model, collection=plan.place.collection)
+            late_plan = planned(late, await backend.place(late))
+            await settle(backend, late_plan)
+            await eventually(partial(login(late_plan).texts, late.collection, late_plan.place.partition), [], "query")
+    finally:
+        done.set()
+        await asyncio.gather(*others)
+
+
 async def test_a_full_collection_names_the_setting(backend: MilvusBackend, root: User) -> None:
     resolved = tenant("Partition", model=some_model())
     plan = planned(resolved, await backend.place(resolved))

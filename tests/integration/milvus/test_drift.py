@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from tenantry.api.conditions import Reason
 from tenantry.api.tier import VectorIsolation
 from tenantry.backends.errors import BackendError
 from tenantry.backends.milvus import MilvusBackend
+from tenantry.backends.milvus.client import Failure
 from tenantry.backends.milvus.protocol import common, milvus, schema
 from tenantry.desired import vectors
 from tenantry.desired.vectors import Grant, VectorPlan
@@ -103,6 +105,10 @@ CHANGES: tuple[tuple[Change, str, tuple[str, str]], ...] = (
     (release, "loading of collection {collection}", ("Query", "allowed")),
     (drop_storage, "{storage}", ("Query", "allowed")),
 )
+AT_EACH_LEVEL = {
+    "Partition": (revoke, drop_user, open_public, drop_storage),
+    "Collection": (revoke, grant_more, give_admin, drop_role, change_password, release, drop_storage),
+}
 
 
 def trial(kind: str, plan: VectorPlan) -> tuple[str, object]:
@@ -115,6 +121,13 @@ def trial(kind: str, plan: VectorPlan) -> tuple[str, object]:
         "ListCredUsers": ("ListCredUsers", milvus.ListCredUsersRequest()),
         "ShowCollections": ("ShowCollections", milvus.ShowCollectionsRequest()),
     }[kind]
+
+
+async def changed(change: Change, root: User, plan: VectorPlan, user: User, kind: str) -> str:
+    with contextlib.suppress(Failure):  # the role is gone since the last time
+        await change(root, plan)
+    await asyncio.sleep(0.5)
+    return await user.verdict(*trial(kind, plan))
 
 
 @pytest.mark.parametrize("isolation", ["Partition", "Collection"])
@@ -132,9 +145,11 @@ async def test_drift_is_put_back(
         "storage": f"partition {place.partition}" if place.partition else f"collection {place.collection}",
     }
     for change, said, (kind, verdict) in CHANGES:
-        await change(root, plan)
-        # Milvus may apply two quick changes of one right in the wrong order: let each arrive.
-        await eventually(partial(user.verdict, *trial(kind, plan)), verdict, f"{change.__name__} itself")
+        if change not in AT_EACH_LEVEL[isolation]:
+            continue
+        # Milvus' proxies may miss a change: it is made until a login sees it.
+        seen = partial(changed, change, root, plan, user, kind)
+        await eventually(seen, verdict, f"{change.__name__} itself")
         backend = make_backend()  # as after a restart: nothing is remembered
         written = await settle(backend, plan)
         assert {said.format(**words), UNSETTLED} & set(written), f"{change.__name__}: {written}"

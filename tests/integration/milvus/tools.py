@@ -18,7 +18,7 @@ from tenantry.desired.vectors import VectorPlan
 from tenantry.resolve import Resolved
 from tests.unit.milvus.make import DIMENSION, MASTER, REGION_UID
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 UNSETTLED = "an attempt that Milvus did not apply in time"
 READS = {
     "DescribeCollection", "DescribeIndex", "GetLoadState", "HasPartition", "ListDatabases", "SelectGrant",

@@ -5,7 +5,8 @@ import re
 from tenantry.backends.inventory import Stored
 from tenantry.backends.milvus.client import Client
 from tenantry.backends.milvus.protocol import milvus
-from tenantry.backends.milvus.storage import DEFAULT_DATABASE, Storage
+from tenantry.backends.milvus.storage import Storage
+from tenantry.desired.vectors import DEFAULT_DATABASE
 
 OWN = re.compile(r"t_([0-9a-f]{32})")
 LOGIN = re.compile(r"(t_([a-z2-7]{26}))(_[ab])?")
