@@ -20,6 +20,10 @@ fi
 echo "Making .dev/venv from $lock (a minute or two the first time)."
 mkdir -p .dev
 rm -f "$stamp"
+if [ -n "${TENANTRY_PREBUILD:-}" ] && [ -z "${KUBECONFIG:-}" ]; then
+  # What needs the cluster next needs these programs, which take longest: begin now, beside pip.
+  "$python" -m dev.cluster.golang >.dev/go-build.log 2>&1 &
+fi
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing the Debian package python3-venv, which Python's own environments need."

@@ -1,7 +1,11 @@
-"""The programs that are Go modules: built once per change of their sources, with a Go of our own if need be."""
+"""The programs that are Go modules: built once per change of their sources, with a Go of our own if need be.
+
+``python -m dev.cluster.golang`` builds them ahead of need, with nothing but Python's standard library.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -29,25 +33,34 @@ def current(name: str) -> bool:
 
 
 def build() -> None:
-    """Build what is not current. Cold, `kube` takes six minutes on two cores."""
+    """Build what is not current; a build that is under way elsewhere in this checkout is waited for.
+
+    Cold, `kube` takes six to nine minutes on two cores.
+    """
     paths.BIN.mkdir(parents=True, exist_ok=True)
-    for name, flags in (("kube", _version_flags()), ("pause", "")):
-        if not current(name):
-            digest = _digest(name)
-            new = paths.BIN / f"{name}.new"
-            run(
-                [_go(), "build", "-trimpath", "-mod=readonly", "-ldflags", f"-s -w {flags}", "-o", new, "."],
-                timeout=3600,
-                cwd=SOURCES / name,
-                env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"},
-            )
-            new.replace(paths.BIN / name)  # the old one may be running
-            (paths.BIN / f"{name}.digest").write_text(digest)
+    with (paths.BIN / "lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        for name, flags in (("kube", _version_flags()), ("pause", "")):
+            if not current(name):
+                _build(name, flags)
     for link in _LINKS:
         place = paths.BIN / link
         if not place.is_symlink():
             place.unlink(missing_ok=True)
             place.symlink_to("kube")
+
+
+def _build(name: str, flags: str) -> None:
+    digest, new = _digest(name), paths.BIN / f"{name}.new"
+    run(
+        [_go(), "build", "-trimpath", "-mod=readonly", "-ldflags", f"-s -w {flags}", "-o", new, "."],
+        timeout=3600,
+        cwd=SOURCES / name,
+        # The compiler collects garbage less often: a fifth less work for some hundred megabytes.
+        env={"GOGC": "400", **os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"},
+    )
+    new.replace(paths.BIN / name)  # the old one may be running
+    (paths.BIN / f"{name}.digest").write_text(digest)
 
 
 def go_needed() -> tuple[int, int]:
@@ -101,3 +114,8 @@ def _digest(name: str) -> str:
 def program(name: str) -> list[Path | str]:
     """The words that start one part of `kube`."""
     return [KUBE, name]
+
+
+if __name__ == "__main__":
+    if machine_go():
+        build()
