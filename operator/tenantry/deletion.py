@@ -7,13 +7,14 @@ from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
-from tenantry.backends.kinds import CRD, NAMESPACE, TENANT
+from tenantry.backends.kinds import CRD, DEPLOYMENT, NAMESPACE, TENANT
 from tenantry.backends.kubernetes import KubernetesBackend, owned
 from tenantry.regions import Regions
 from tenantry.status import Outcome
 from tenantry.view import View
 
 logger = logging.getLogger(__name__)
+DEPLOYMENT_NAME = "runtime"
 
 
 class Deletion:
@@ -29,7 +30,10 @@ class Deletion:
         """
         if held := await self._held(tenant):
             return held
+        serving = await self._runtime(tenant)
         await self._data(tenant)
+        if serving:
+            return Outcome(Type.READY, "False", Reason.DELETING, "Waits for the runtime's Pods to end")
         left = await self._namespaces(tenant)
         if left:
             return Outcome(
@@ -74,6 +78,20 @@ class Deletion:
         policy = tenant.spec.deletion.policy
         await backends.postgres.remove(tenant.name, tenant.uid, pinned.database_isolation, policy)
         await backends.milvus.remove(tenant.uid, pinned.collection, pinned.vector_isolation, policy)
+
+    async def _runtime(self, tenant: Tenant) -> bool:
+        """Whether the runtime is still there, Pods included; asks for its end.
+
+        A namespace that is deleted with Pods in it is looked at again only after half of their grace period, however
+        soon they end: here that would be more than a minute.
+        """
+        namespace = names.runtime_namespace(tenant.name)
+        found = await self._backend.get(DEPLOYMENT, namespace, DEPLOYMENT_NAME)
+        if found is None or not owned(found, tenant.uid):
+            return False
+        if not found["metadata"].get("deletionTimestamp"):
+            await self._backend.delete(DEPLOYMENT, found, foreground=True)
+        return True
 
     async def _namespaces(self, tenant: Tenant) -> set[str]:
         """Those of ours that are still there.  Asked of the API server, since what is missed stays for ever."""

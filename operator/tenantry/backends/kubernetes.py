@@ -181,13 +181,16 @@ class KubernetesBackend:
         if kind.watched:
             self.observed.put({"apiVersion": kind.api_version, "kind": kind.kind, **seen})
 
-    async def delete(self, kind: Kind, obj: Json) -> None:
-        """Delete this very object; another one of its name is left alone."""
+    async def delete(self, kind: Kind, obj: Json, *, foreground: bool = False) -> None:
+        """Delete this very object; another one of its name is left alone.
+
+        `foreground`: it stays until what it owns is gone.
+        """
         meta = obj["metadata"]
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "propagationPolicy": "Background",
+            "propagationPolicy": "Foreground" if foreground else "Background",
             "preconditions": {"uid": meta["uid"]},
         }
         try:
