@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dev.cluster import network, paths, process
+from dev.cluster import milvus, network, paths, process
 from dev.cluster.progress import ClusterError, run
 from dev.cluster.record import Record
 from dev.cluster.settings import PODS
@@ -96,6 +96,8 @@ def _end_recorded(record: Record | None, timeout: float) -> None:
         first = signal.SIGINT if name == "postgres" else signal.SIGTERM
         # Milvus waits for half a minute for what nobody will need again.
         process.end(alive[name], 2 if name == "milvus" else timeout, (first,))
+    if record and "milvus" in record.processes:
+        milvus.forget(record.processes["milvus"].pid)
 
 
 def _end_containers() -> None:

