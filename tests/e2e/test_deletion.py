@@ -44,7 +44,7 @@ def schemas(postgres: psycopg.Connection[Any], like: str) -> set[str]:
 def roles(postgres: psycopg.Connection[Any], tenant: str) -> set[str]:
     stem = names.schema(tenant)
     rows = postgres.execute("SELECT rolname FROM pg_roles").fetchall()
-    return {row[0] for row in rows if row[0] == stem or row[0].startswith((f"{stem}__", f"{stem}_owner"))}
+    return {row[0] for row in rows if row[0] == stem or row[0].startswith(f"{stem}__")}
 
 
 def fill(world: World, tenant: str) -> str:

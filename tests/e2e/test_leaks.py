@@ -235,7 +235,7 @@ def test_sql(world: World, one: str, two: str, apis: tuple[Api, Api]) -> None:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 second.execute(select.format(sql.Identifier(schema), sql.Identifier(table)))
         for statement in (
-            sql.SQL("SET ROLE {}").format(sql.Identifier(f"{schema_1}_owner")),
+            sql.SQL("SET ROLE {}").format(sql.Identifier(f"{schema_1}__owner")),
             sql.SQL("CREATE SCHEMA mine"),
             sql.SQL("CREATE TABLE public.mine (body text)"),
             sql.SQL("CREATE DATABASE mine"),
