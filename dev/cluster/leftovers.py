@@ -42,6 +42,7 @@ def scan(checkout: Path = paths.ROOT) -> list[str]:
     if PODS:
         found += [f"network link {link}" for link in network.leftover_links()]
         found += [f"nftables table {family} {table}" for family, table in network.leftover_tables()]
+        found += [f"iptables rule {rule}" for rule in network.leftover_rules()]
     found += [f"control group {group}" for group in _cgroups()]
     found += [f"folder {folder}" for folder in (paths.RUN, paths.VAR) if folder.exists()]
     return found

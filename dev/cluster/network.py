@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
+import socket
 from pathlib import Path
 
 from dev.cluster.progress import ClusterError, run
 from dev.cluster.record import Record
 from dev.cluster.settings import BRIDGE, BRIDGE_ADDRESS, MILVUS_PORT, NFT_TABLE, POD_CIDR
 
+_WAYS = {"INPUT": ("-i",), "FORWARD": ("-i", "-o")}
 _BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
@@ -26,6 +29,11 @@ def start(record: Record) -> None:
             run(["modprobe", "br_netfilter"], timeout=30)
     record.change(_BRIDGE_FILTER, "1")
     run(["nft", "-f", "-"], timeout=10, text=_rules())
+    for chain in filter(_drops, _WAYS):  # as Docker's or ufw's do: an accept in a table of ours is not enough
+        for way in _WAYS[chain]:
+            if not any(rule.startswith(f"-A {chain} {way} {BRIDGE} ") for rule in leftover_rules()):
+                rule = [chain, way, BRIDGE, "-m", "comment", "--comment", NFT_TABLE, "-j", "ACCEPT"]
+                run(["iptables", "-w", "10", "-I", *rule], timeout=20)
 
 
 def bridge_is_filtered() -> bool:
@@ -46,6 +54,8 @@ def stop() -> None:
         except ClusterError:
             if _exists(link):  # a Pod's end goes by itself a moment after the Pod
                 raise
+    for rule in leftover_rules():
+        run(["iptables", "-w", "10", "-D", *shlex.split(rule)[1:]], timeout=20)
     for family, table in leftover_tables():
         run(["nft", "delete", "table", family, table], timeout=10)
 
@@ -70,8 +80,31 @@ def leftover_tables() -> list[tuple[str, str]]:
     ]
 
 
+def leftover_rules() -> list[str]:
+    """Our rules in other programs' iptables chains, as `iptables -S` prints them."""
+    return [
+        line
+        for chain in _WAYS
+        for line in _iptables(chain)
+        if line.startswith("-A") and f"--comment {NFT_TABLE}" in line
+    ]
+
+
+def _drops(chain: str) -> bool:
+    return f"-P {chain} DROP" in _iptables(chain)
+
+
+def _iptables(chain: str) -> list[str]:
+    if not shutil.which("iptables"):
+        return []
+    try:
+        return run(["iptables", "-w", "10", "-S", chain], timeout=20).splitlines()
+    except ClusterError:  # a kernel without iptables has no such rules
+        return []
+
+
 def _exists(link: str) -> bool:
-    return Path("/sys/class/net", link).exists()
+    return link in (name for _, name in socket.if_nameindex())
 
 
 def _rules() -> str:
