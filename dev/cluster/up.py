@@ -151,6 +151,7 @@ def plan() -> Iterable[str]:
     else:
         yield f"no Debian package: {', '.join(PACKAGES)} are there"
     yield f"the bridge {BRIDGE} ({HOST}, {POD_CIDR}), nftables tables kube-proxy and tenantry_dev, ip_forward"
+    yield "where a firewall drops by default, iptables rules that accept what comes from or goes to that bridge"
     yield f"{paths.VAR}, control groups kubepods, and folders that kubelet and containerd make in /var and /run"
     yield f"servers on {HOST} and 127.0.0.1 only (Milvus' port is closed to other machines by nftables)"
 
