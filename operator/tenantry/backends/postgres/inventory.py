@@ -1,11 +1,13 @@
 """Everything in one PostgreSQL whose comment says that it was made for a Tenant."""
 
+from psycopg import sql
+
 from tenantry import names
 from tenantry.backends.inventory import Stored
 from tenantry.backends.postgres.connections import Connections
 from tenantry.desired.postgres.things import MARK
 
-QUERY = """
+QUERY = sql.SQL("""
 SELECT kind, name, split_part(substr(comment, length(%(mark)s) + 1), ' ', 1) FROM (
   SELECT 'role' AS kind, rolname::text AS name, shobj_description(oid, 'pg_authid') AS comment FROM pg_roles
   UNION ALL
@@ -15,7 +17,7 @@ SELECT kind, name, split_part(substr(comment, length(%(mark)s) + 1), ' ', 1) FRO
 ) AS things
 WHERE comment LIKE %(mark)s || '%%'
 ORDER BY 1, 2
-"""
+""")
 
 
 async def inventory(connections: Connections) -> list[Stored]:
