@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import httpx
+
 from dev.cluster import paths
 from dev.demo.kube import POD, Refused, condition
 from dev.demo.show import Show
@@ -71,7 +73,7 @@ def why(target: Target) -> str:
             if condition(seen)["status"] != "True"
         ]
         lines += target.kubectl("-n", NAMESPACE, "logs", "deploy/tenantry", "--tail=6").splitlines()
-    except (Refused, ToolError) as problem:
+    except (Refused, ToolError, httpx.HTTPError) as problem:
         lines.append(str(problem))
     return "".join(f"\n  {line}" for line in lines)
 
@@ -91,7 +93,7 @@ def pods_of(target: Target, show: Show | None) -> Callable[[], None]:
         found = []
         try:
             pods = target.kube.list(POD, NAMESPACE, "app.kubernetes.io/name=tenantry")
-        except Refused:
+        except (Refused, httpx.HTTPError):
             return
         for pod in pods:
             states: list[Any] = list(pod["status"].get("containerStatuses", []))
@@ -115,7 +117,7 @@ def tenants_of(target: Target, show: Show, wanted: Sequence[str]) -> Callable[[]
         for name in wanted:
             try:
                 seen = target.kube.get(kinds.TENANT, name)
-            except Refused:
+            except (Refused, httpx.HTTPError):
                 return
             if seen is None:
                 continue
