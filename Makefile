@@ -6,6 +6,9 @@ KUBE := .dev/bin/kube
 .DEFAULT_GOAL := help
 .PHONY: help venv cluster-up cluster-down cluster-status demo test lint format unit integration e2e crds bench lock
 
+# What takes longest, building Kubernetes, begins beside the making of the environment (dev/bootstrap.sh).
+cluster-up demo test: export TENANTRY_PREBUILD := 1
+
 help: ## List what make can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
