@@ -185,7 +185,12 @@ class Subsystems:
         plan = vectors.plan(resolved, place, self.derived, backends.uid)
         digest = work.digest(place, *memory(backends))
         if not self.verified.holds(resolved.uid, "vectors", digest):
-            seen = await backends.milvus.ensure(plan)
+            try:
+                seen = await backends.milvus.ensure(plan)
+            except BackendError as error:
+                if any(c.type == Type.VECTORS and c.status == "True" for c in _conditions(work.tenant)):
+                    self._drift("vectors", len(error.corrected))
+                raise
             self._drift("vectors", 0 if seen.created else len(seen.corrected))
             work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
         if work.report.outcomes[Type.NAMESPACES].good:

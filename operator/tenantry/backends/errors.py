@@ -13,6 +13,8 @@ class BackendError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.corrected: tuple[str, ...] = ()
+        """What had been put back before the failure."""
 
     @property
     def final(self) -> bool:

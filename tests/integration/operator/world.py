@@ -249,13 +249,13 @@ class World:
         )  # fmt: skip
         return found.returncode, found.stdout + found.stderr
 
-    def start(self, name: str = "operator") -> Replica:
+    def start(self, name: str = "operator", *, resync_seconds: float = RESYNC_SECONDS) -> Replica:
         """Start one more replica."""
         metrics, health = net.free_port(), net.free_port()
         log = self.folder / f"{name}-{len(self.replicas)}.log"
         variables = {
             "TENANTRY_POD": f"{name}-{len(self.replicas)}",
-            "TENANTRY_RESYNC_SECONDS": str(RESYNC_SECONDS),
+            "TENANTRY_RESYNC_SECONDS": str(resync_seconds),
             "TENANTRY_LEASE_SECONDS": "4",
             "TENANTRY_LISTEN": "127.0.0.1",
             "TENANTRY_METRICS_PORT": str(metrics),

@@ -121,7 +121,11 @@ class Access:
             taken.grants.append(grant)
             written.append(f"foreign right {grant.privilege}")
         if written or not proven:
-            written += await self._prove(plan, taken, bool(written))
+            try:
+                written += await self._prove(plan, taken, bool(written))
+            except BackendError as error:
+                error.corrected = tuple(written)
+                raise
         return written
 
     async def remove(self, role: str, users: tuple[str, ...], databases: tuple[str, ...]) -> None:
