@@ -50,6 +50,7 @@ crds: venv ## Write crds/ and the chart's copies from the models
 
 bench: venv ## Measure; docs/performance.md says how to read the tables
 	@$(PY) -m bench.api_writes
+	@$(PY) -m bench.provisioning --tenants 50
 
 lock: venv ## Resolve requirements/*.lock anew, with hashes and without addresses
 	@for extra in operator runtime dev; do \
