@@ -188,6 +188,11 @@ def condition(obj: Json | None, name: str = "Ready") -> Json:
     return {"type": name, "status": "Unknown", "reason": "", "message": ""}
 
 
+def running(pod: Json) -> bool:
+    """Ready, and not on its way out."""
+    return condition(pod)["status"] == "True" and not pod["metadata"].get("deletionTimestamp")
+
+
 def current(obj: Json | None, name: str = "Ready") -> Json:
     """The condition, but Unknown while it still speaks of an older generation."""
     found = condition(obj, name)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dev.cluster import paths
-from dev.demo.kube import POD, SERVICE, Kube
+from dev.demo.kube import POD, SERVICE, Kube, running
 
 KUBE = paths.BIN / "kube"
 
@@ -75,11 +75,16 @@ class Target:
 
     def service(self, namespace: str, name: str, port: int) -> str:
         """A URL at which this machine reaches a Service; raises ToolError where there is none."""
-        if not self.ours:
-            return self._forward(namespace, f"service/{name}", port)
         found = self.kube.get(SERVICE, name, namespace)
         if found is None:
             raise ToolError(f"There is no Service {namespace}/{name}.")
+        if not self.ours:
+            # A forward to a Service stays with the Pod that it began with, also when that is gone.
+            selector = ",".join(f"{key}={value}" for key, value in found["spec"]["selector"].items())
+            pods = [pod["metadata"]["name"] for pod in self.kube.list(POD, namespace, selector) if running(pod)]
+            if not pods:
+                raise ToolError(f"Service {namespace}/{name} has no Pod that is ready.")
+            return self._forward(namespace, f"pod/{min(pods)}", port)
         return f"http://{found['spec']['clusterIP']}:{port}"
 
     def pod(self, namespace: str, name: str, port: int) -> str:

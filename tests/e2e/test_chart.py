@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import httpx
 
-from dev.demo.kube import POD, QUOTA, SERVICE, wait
+from dev.demo.kube import POD, QUOTA, SERVICE, running, wait
 from tenantry import names
 from tenantry.backends import kinds
-from tests.e2e.world import World, running
+from tests.e2e.world import World
 
 NAMESPACE = "tenantry-system"
 SELECTOR = "app.kubernetes.io/name=tenantry"

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from dev.demo import ask
-from dev.demo.kube import POD, Json, Kube, Refused, current, wait
+from dev.demo.kube import POD, Json, Kube, Refused, current, running, wait
 from dev.demo.measure import Prometheus
 from dev.demo.target import Target
 from tenantry import names
@@ -184,13 +184,6 @@ class World:
 
     def region(self, tenant: str) -> Json:
         return ask.region_of(self.kube, tenant)
-
-
-def running(pod: Json) -> bool:
-    """Ready, and not on its way out."""
-    if pod["metadata"].get("deletionTimestamp"):
-        return False
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
 
 
 def columns(table: str) -> Sequence[str]:
