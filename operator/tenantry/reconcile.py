@@ -228,12 +228,14 @@ class Reconciler:
             report.problems = (Problem(left.reason, left.message),)
         else:
             report.outcomes[Type.NAMESPACES] = left
-        now = datetime.now(UTC)
-        made = [c for c in statuses.conditions(report, before, tenant.metadata.generation, now) if c["type"] != "Ready"]
-        head = statuses.conditions(report, before, tenant.metadata.generation, now)[0]
-        keep = [c for c in statuses.current(stored).get("conditions", []) if c["type"] in statuses.SUBSYSTEMS]
-        conditions = [head, *(c for c in made if c["type"] in ("Reconciling", "Stalled")), *keep]
-        if conditions != statuses.current(stored).get("conditions"):
+        told = ("Ready", "Reconciling", "Stalled")
+        made = statuses.conditions(report, before, tenant.metadata.generation, datetime.now(UTC))
+        stored_conditions = statuses.current(stored).get("conditions", [])
+        conditions = [
+            *(c for c in made if c["type"] in told),
+            *(c for c in stored_conditions if c["type"] in statuses.SUBSYSTEMS),
+        ]
+        if conditions != stored_conditions:
             try:
                 patch = {"status": {"conditions": conditions}}
                 self._keep(await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status"))

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tenantry.accesskeys import AccessKeys
@@ -20,11 +20,12 @@ from tenantry.backends import kinds
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kubernetes import KubernetesBackend, owned
-from tenantry.backends.observed import key
+from tenantry.backends.observed import Key, key
 from tenantry.credentials import Credentials
 from tenantry.desired import configuration, database, kubernetes, secrets, vectors
 from tenantry.desired.meta import DesiredError
 from tenantry.desired.options import Options
+from tenantry.desired.vectors import VectorPlan
 from tenantry.metrics import Metrics
 from tenantry.regions import Backends, Regions
 from tenantry.resolve import Resolved
@@ -62,6 +63,10 @@ class Work:
     region: DataRegion
     report: Report
     pin: Callable[[Pinned], Awaitable[None]]
+    wanted: set[Key] = field(default_factory=set)
+    """The Kubernetes objects that were asked for in this reconcile."""
+    vectors: VectorPlan | None = None
+    """Set once the vectors were seen to hold."""
 
     def digest(self, *more: object) -> str:
         return hashlib.sha256(repr((self.resolved, *more)).encode()).hexdigest()
@@ -134,25 +139,18 @@ class Subsystems:
     # -- namespaces ---------------------------------------------------------------
 
     async def _namespaces(self, work: Work) -> Outcome:
-        applied = await self.kubernetes.ensure(
-            kubernetes.namespace_objects(work.resolved, self.options), work.resolved.uid
-        )
+        objects = kubernetes.namespace_objects(work.resolved, self.options)
+        work.wanted.update(map(key, objects))
+        applied = await self.kubernetes.ensure(objects, work.resolved.uid)
         self._drift("namespaces", len(applied.corrected))
         count = len(work.resolved.workloads) + 1
         return good(Type.NAMESPACES, f"{count} namespaces with their quotas, policies and rights")
 
     async def _sweep(self, work: Work) -> None:
         """Remove what this tenant no longer asks for, such as a namespace taken from the list."""
-        wanted = {
-            key(o)
-            for o in (
-                *kubernetes.namespace_objects(work.resolved, self.options),
-                *kubernetes.runtime_objects(work.resolved, self.options, ""),
-            )
-        }
         for obj in self.kubernetes.observed.of_tenant(work.resolved.name):
             meta = obj["metadata"]
-            if key(obj) in wanted or meta.get("deletionTimestamp") or not owned(obj, work.resolved.uid):
+            if key(obj) in work.wanted or meta.get("deletionTimestamp") or not owned(obj, work.resolved.uid):
                 continue
             logger.info("%s %s is no longer wanted and is removed", obj["kind"], meta["name"])
             await self.kubernetes.delete(kinds.of(obj), obj)
@@ -197,6 +195,7 @@ class Subsystems:
             if own := secrets.milvus(resolved, place, plan.login):
                 await self._secret(work, own)
             self.verified.note(resolved.uid, "vectors", digest)
+        work.vectors = plan
         return good(Type.VECTORS, f"Milvus: {resolved.vectors.isolation.lower()} with its rights")
 
     async def _place(self, work: Work, backends: Backends) -> vectors.Place:
@@ -212,12 +211,14 @@ class Subsystems:
 
     async def _runtime(self, work: Work, backends: Backends) -> Outcome:
         resolved = work.resolved
-        place = await self._place(work, backends)
-        login = vectors.plan(resolved, place, self.derived, backends.uid).login
+        assert work.vectors is not None, "the runtime is made after its stores"
+        place, login = work.vectors.place, work.vectors.login
         held = configuration.credentials(resolved, self.derived, place, login, backends.provider_api_key)
-        digest = hashlib.sha256(held.to_json().encode()).hexdigest()
-        await self._secret(work, secrets.runtime(resolved, held))
-        applied = await self.kubernetes.ensure(kubernetes.runtime_objects(resolved, self.options, digest), resolved.uid)
+        secret = secrets.runtime(resolved, held)
+        await self._secret(work, secret)
+        objects = kubernetes.runtime_objects(resolved, self.options, secrets.digest(secret))
+        work.wanted.update(map(key, objects))
+        applied = await self.kubernetes.ensure(objects, resolved.uid)
         self._drift("runtime", len(applied.corrected))
         await self._sweep(work)
         work.report.secrets = tuple(

@@ -1,6 +1,6 @@
 """TenantTier: what a tenant gets when it says nothing, and how far it may go."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -180,8 +180,3 @@ class TenantTier(Resource):
             )
         )
     )
-
-
-def camel_dump(model: ApiModel) -> dict[str, Any]:
-    """As on the wire, unset fields left out."""
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)

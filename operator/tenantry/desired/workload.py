@@ -9,6 +9,7 @@ from tenantry.desired.options import Options
 from tenantry.desired.quota import MEBI, RUNTIME_EPHEMERAL_REQUEST, canonical
 from tenantry.desired.scrape import ANNOTATIONS, APP, METRICS_PORT, NAME
 from tenantry.resolve import Resolved
+from tenantry_runtime.config import CREDENTIALS_VARIABLE
 
 API_PORT = 8000
 USER = 65532
@@ -135,7 +136,7 @@ def _container(resolved: Resolved, options: Options) -> Json:
         "imagePullPolicy": options.image_pull_policy,
         "command": ["python", "-m", "tenantry_runtime"],
         "env": [
-            {"name": "TENANTRY_CREDENTIALS", "value": f"{CREDENTIALS_FOLDER}/{CREDENTIALS_FILE}"},
+            {"name": CREDENTIALS_VARIABLE, "value": f"{CREDENTIALS_FOLDER}/{CREDENTIALS_FILE}"},
             {
                 "name": "TENANTRY_POD",
                 "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
