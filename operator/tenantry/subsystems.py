@@ -72,6 +72,10 @@ class Work:
         return hashlib.sha256(repr((self.resolved, *more)).encode()).hexdigest()
 
 
+_OBJECTS = {Type.NAMESPACES: "namespaces", Type.RUNTIME: "runtime"}
+"""Conditions of objects of the API server, and what metrics call them."""
+
+
 def memory(backends: Backends) -> tuple[int, int]:
     """Tells two sets of backends apart: a changed region is looked at anew."""
     return id(backends.postgres), id(backends.milvus)
@@ -114,7 +118,7 @@ class Subsystems:
             )
             for outcome in stores:
                 report.add(outcome)
-        waiting = [t for t in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS) if not report.outcomes[t].good]
+        waiting = [t for t in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS) if not usable(report.outcomes[t])]
         if backends and not waiting:
             report.add(await self._attempt(Type.RUNTIME, self._runtime(work, backends)))
         else:
@@ -124,6 +128,8 @@ class Subsystems:
         try:
             return await step
         except (BackendError, ApiError) as error:
+            if kind in _OBJECTS and isinstance(error, BackendError):
+                self._drift(_OBJECTS[kind], len(error.corrected))
             return failed(kind, error)
         except DesiredError as error:
             return Outcome(kind, "False", Reason.INVALID_SPEC, str(error))
@@ -168,7 +174,7 @@ class Subsystems:
             if seen.spent_nano is not None and seen.month:
                 work.report.spend = Spend(month=seen.month, amount=dollars(seen.spent_nano))
             work.report.database = f"{seen.database}/{seen.schema}"
-        if work.report.outcomes[Type.NAMESPACES].good:
+        if usable(work.report.outcomes[Type.NAMESPACES]):
             await self._secret(work, secrets.postgres(work.resolved, self.derived))
             await self.keys.sync(work.resolved, lambda rows: backends.postgres.sync_keys(plan, rows))
             self.verified.note(uid, "database", digest)
@@ -191,7 +197,7 @@ class Subsystems:
                 raise
             self._drift("vectors", 0 if seen.created else len(seen.corrected))
             work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
-        if work.report.outcomes[Type.NAMESPACES].good:
+        if usable(work.report.outcomes[Type.NAMESPACES]):
             if own := secrets.milvus(resolved, place, plan.login):
                 await self._secret(work, own)
             self.verified.note(resolved.uid, "vectors", digest)
@@ -287,6 +293,11 @@ class Subsystems:
 
 def _conditions(tenant: Tenant) -> tuple[Condition, ...]:
     return tenant.status.conditions if tenant.status else ()
+
+
+def usable(outcome: Outcome) -> bool:
+    """What others change back is there all the same: a deleted key is refused also during such a fight."""
+    return outcome.good or outcome.reason is Reason.CONTESTED
 
 
 def good(kind: Type, message: str) -> Outcome:

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     RUNTIME_UNAVAILABLE = "RuntimeUnavailable"
     QUOTA_EXCEEDED = "QuotaExceeded"
     RETRYING = "Retrying"
+    CONTESTED = "Contested"
     # What a person must mend; the operator looks again when something changes.
     UNKNOWN_TIER = "UnknownTier"
     UNKNOWN_REGION = "UnknownRegion"

@@ -11,6 +11,7 @@ from tenantry.api.conditions import Reason
 from tenantry.backends import kinds
 from tenantry.backends.compare import holds
 from tenantry.backends.connection import ApiError, Connection, Json
+from tenantry.backends.contest import Contests, other
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.kinds import Kind
 from tenantry.backends.observed import Key, Observed, key
@@ -49,6 +50,7 @@ class KubernetesBackend:
         self.connection = connection
         self.observed = observed
         self._applied: dict[Key, str] = {}
+        self._contests = Contests()
 
     # -- reading ---------------------------------------------------------------
 
@@ -84,7 +86,18 @@ class KubernetesBackend:
         """
         first = [o for o in objects if o["kind"] == "Namespace"]
         rest = [o for o in objects if o["kind"] != "Namespace"]
-        results = [await self._each(first, uid), await self._each(rest, uid)]
+        fight: BackendError | None = None
+        results: list[list[tuple[Key, str]]] = []
+        for group in (first, rest):
+            try:
+                results.append(await self._each(group, uid))
+            except BackendError as error:
+                if error.reason is not Reason.CONTESTED:
+                    raise
+                # A namespace whose label is fought over is there all the same.
+                fight = fight or error
+        if fight:
+            raise fight
         return Applied(
             tuple(k for r in results for k, how in r if how == "made"),
             tuple(k for r in results for k, how in r if how == "changed"),
@@ -93,9 +106,15 @@ class KubernetesBackend:
 
     async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
         answers = await asyncio.gather(*(self._ensure(o, uid) for o in objects), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+        failures = [a for a in answers if isinstance(a, BaseException)]
+        if failures:
+            # A fight over one object says less than anything else that failed; what was put back counts all the same.
+            failures.sort(key=lambda e: isinstance(e, BackendError) and e.reason is Reason.CONTESTED)
+            if isinstance(failures[0], BackendError):
+                back = [a[0] for a in answers if not isinstance(a, BaseException) and a[1] == "corrected"]
+                more = [c for e in failures if isinstance(e, BackendError) for c in e.corrected]
+                failures[0].corrected = (*("/".join(k) for k in back), *more)
+            raise failures[0]
         return [a for a in answers if not isinstance(a, BaseException)]
 
     async def _ensure(self, desired: Json, uid: str) -> tuple[Key, str]:
@@ -106,8 +125,12 @@ class KubernetesBackend:
         if seen is not None and seen["metadata"].get("deletionTimestamp"):
             raise BackendError(Reason.WAITING, f"{k[0]} {k[2]} is being deleted; it is made again once it is gone")
         if seen is None:
+            if before:
+                self._contests.before(k)
             made = await self._create(kind, desired, uid)
             if made is not None:
+                if before:
+                    self._contests.corrected(k)
                 return k, "corrected" if before else "made"
             seen = await self.get(kind, k[1], k[2])
             if seen is None:
@@ -116,9 +139,17 @@ class KubernetesBackend:
             raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
         self._keep(kind, seen)
         if holds(desired, seen, kind.exact):
+            self._contests.held(k)
             return k, "held"
+        if before != digest:
+            await self._update(kind, desired, seen)
+            return k, "changed"
+        self._contests.before(k)
+        # Our own write takes the other one's name off the fields.
+        who = other(await self.get(kind, k[1], k[2]) or seen) if self._contests.near(k) else ""
         await self._update(kind, desired, seen)
-        return k, "corrected" if before == digest else "changed"
+        self._contests.corrected(k, who)
+        return k, "corrected"
 
     async def _create(self, kind: Kind, desired: Json, uid: str) -> Json | None:
         """Apply with a resourceVersion that only a new object accepts; None if there is one already."""
@@ -246,8 +277,10 @@ class KubernetesBackend:
             raise
 
     def forget(self, tenant_objects: Iterable[Json]) -> None:
-        for obj in tenant_objects:
-            self._applied.pop(key(obj), None)
+        keys = [key(obj) for obj in tenant_objects]
+        self._contests.forget(keys)
+        for k in keys:
+            self._applied.pop(k, None)
 
 
 def explained(error: ApiError, obj: Json) -> Exception:
