@@ -76,8 +76,8 @@ class Deletion:
             )
         backends = await self._regions.get(region)
         policy = tenant.spec.deletion.policy
-        await backends.postgres.remove(tenant.name, tenant.uid, pinned.database_isolation, policy)
-        await backends.milvus.remove(tenant.uid, pinned.collection, pinned.vector_isolation, policy)
+        await backends.postgres.remove(tenant.name, tenant.identity, pinned.database_isolation, policy)
+        await backends.milvus.remove(tenant.identity, pinned.collection, pinned.vector_isolation, policy)
 
     async def _runtime(self, tenant: Tenant) -> bool:
         """Whether the runtime is still there, Pods included; asks for its end.
@@ -87,7 +87,7 @@ class Deletion:
         """
         namespace = names.runtime_namespace(tenant.name)
         found = await self._backend.get(DEPLOYMENT, namespace, DEPLOYMENT_NAME)
-        if found is None or not owned(found, tenant.uid):
+        if found is None or not owned(found, tenant.identity):
             return False
         if not found["metadata"].get("deletionTimestamp"):
             await self._backend.delete(DEPLOYMENT, found, foreground=True)
@@ -96,7 +96,7 @@ class Deletion:
     async def _namespaces(self, tenant: Tenant) -> set[str]:
         """Those of ours that are still there.  Asked of the API server, since what is missed stays for ever."""
         found = await self._backend.list_all(NAMESPACE, f"{names.TENANT_LABEL}={tenant.name}")
-        ours = [n for n in found if owned(n, tenant.uid)]
+        ours = [n for n in found if owned(n, tenant.identity)]
         for namespace in ours:
             if not namespace["metadata"].get("deletionTimestamp"):
                 await self._backend.delete(NAMESPACE, namespace)

@@ -20,6 +20,9 @@ FINALIZER = f"{GROUP}/cleanup"
 ROTATE_ANNOTATION = f"{GROUP}/rotate"
 """On an AccessKey: any new value makes a new key."""
 
+ADOPT_ANNOTATION = f"{GROUP}/adopt-uid"
+"""On a Tenant: the UID that what is found under its name carries, such as after a restore from a backup."""
+
 LONGEST_TENANT = 40
 LONGEST_SUFFIX = 14
 

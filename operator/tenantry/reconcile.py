@@ -203,8 +203,8 @@ class Reconciler:
         assert self.queue is not None
         if names.FINALIZER not in tenant.metadata.finalizers:
             return None
-        self.subsystems.verified.forget(tenant.uid)
-        self.subsystems.keys.forget(tenant.uid)
+        self.subsystems.verified.forget(tenant.identity)
+        self.subsystems.keys.forget(tenant.identity)
         self.kubernetes.forget(self.kubernetes.observed.of_tenant(tenant.name))
         try:
             left = await self.deletion.run(tenant)

@@ -191,7 +191,7 @@ def resolve(
 
     return Resolved(
         name=tenant.name,
-        uid=tenant.uid,
+        uid=tenant.identity,
         display_name=spec.display_name,
         tier=tier.name,
         region=region.name,

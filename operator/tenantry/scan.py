@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tenantry import names
-from tenantry.api import DataRegion
+from tenantry.api import DataRegion, Tenant
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.errors import BackendError
 from tenantry.backends.inventory import Stored
@@ -76,7 +76,8 @@ async def scan(kubernetes: KubernetesBackend, regions: Regions) -> Report:
             stored.append((region.name, await backends.postgres.inventory() + await backends.milvus.inventory()))
         except BackendError as error:
             problems.append(f"DataRegion {region.name}: {error.message}")
-    living = {o["metadata"]["uid"] for o in await kubernetes.list_all(TENANT)}
+    tenants = [Tenant.model_validate(o) for o in await kubernetes.list_all(TENANT)]
+    living = {uid for t in tenants for uid in (t.uid, t.identity)}
     findings = [
         Finding("orphan", "Kubernetes", o["kind"], "/".join(filter(None, [meta.get("namespace"), meta["name"]])), uid)
         for o in objects

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tenantry import names
 from tenantry.api.base import Condition
 from tenantry.api.conditions import STALLING, Reason, Type
-from tenantry.api.tenant import Pinned, Spend, Tenant
+from tenantry.api.tenant import Pinned, RolledBack, Spend, Tenant
 from tenantry.resolve import Problem, Resolved
 
 Json = dict[str, Any]
@@ -49,6 +49,7 @@ class Report:
     vectors: str = ""
     secrets: tuple[str, ...] = ()
     spend: Spend | None = None
+    rolled_back: RolledBack | None = None
 
     def add(self, outcome: Outcome) -> None:
         self.outcomes[outcome.type] = outcome
@@ -121,7 +122,7 @@ def _condition(outcome: Outcome, old: Condition | None, generation: int, now: da
         "status": outcome.status,
         "reason": str(outcome.reason),
         "message": outcome.message[:2048],
-        "lastTransitionTime": when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lastTransitionTime": stamp(when),
         "observedGeneration": generation,
     }
 
@@ -152,7 +153,18 @@ def build(tenant: Tenant, report: Report, now: datetime) -> Json:
     spend = report.spend or (old.spend if old else None)
     if spend:
         status["spend"] = spend.model_dump(by_alias=True)
+    first = (old.first_ready_at if old else None) or (now if report.ready else None)
+    if first:
+        status["firstReadyAt"] = stamp(first)
+    status["adoptedUid"] = old.adopted_uid if old else ""
+    if report.rolled_back:
+        status["rolledBack"] = report.rolled_back.model_dump(mode="json", by_alias=True)
     return {k: v for k, v in status.items() if v not in ("", [])}
+
+
+def stamp(when: datetime) -> str:
+    """As the API server has times: UTC, whole seconds."""
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def current(tenant: Tenant) -> Json:
@@ -167,12 +179,14 @@ def current(tenant: Tenant) -> Json:
             "status": c.status,
             "reason": c.reason,
             "message": c.message,
-            "lastTransitionTime": c.last_transition_time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "lastTransitionTime": stamp(c.last_transition_time),
             "observedGeneration": c.observed_generation,
         }
         for c in old.conditions
         if c.last_transition_time
     ]
+    if old.first_ready_at:
+        dumped["firstReadyAt"] = stamp(old.first_ready_at)
     return {k: v for k, v in dumped.items() if v not in ("", [])}
 
 

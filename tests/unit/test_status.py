@@ -111,3 +111,21 @@ def test_suspension_shows_in_the_reason():
 def test_long_messages_fit_the_schema():
     made = report(x=Outcome(Type.DATABASE, "False", Reason.RETRYING, "x" * 5000))
     assert len(by_type(status.build(samples.tenant(), made, NOW))["DatabaseReady"]["message"]) == 2048
+
+
+def test_first_ready_is_set_once_and_kept():
+    built = status.build(samples.tenant(), report(), NOW)
+    assert built["firstReadyAt"] == "2026-11-22T12:00:00Z"
+    tenant = stored(built)
+    assert tenant.was_ready
+    assert status.patch(status.current(tenant), status.build(tenant, report(), NOW + timedelta(days=1))) is None
+    away = Outcome(Type.DATABASE, "False", Reason.DATABASE_UNAVAILABLE, "PostgreSQL does not answer")
+    assert status.build(tenant, report(away=away), NOW)["firstReadyAt"] == "2026-11-22T12:00:00Z"
+    assert "firstReadyAt" not in status.build(samples.tenant(), report(away=away), NOW)
+
+
+def test_what_was_adopted_stays_in_the_status():
+    tenant = samples.tenant(status={"adoptedUid": samples.uid("before")})
+    assert tenant.identity == samples.uid("before") != tenant.uid
+    assert status.build(tenant, report(), NOW)["adoptedUid"] == tenant.identity
+    assert samples.tenant().identity == samples.tenant().uid

@@ -1,9 +1,11 @@
 """Tenant: one customer."""
 
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tenantry import names
 from tenantry.api.base import (
     DNS_LABEL,
     DNS_SUBDOMAIN,
@@ -207,6 +209,17 @@ class Spend(ApiModel):
     amount: str = Field(max_length=32, description="US dollars, settled and reserved.")
 
 
+class RolledBack(ApiModel):
+    """A first provisioning that failed for good: what it had made is removed until it can succeed."""
+
+    state: Literal["Removing", "Removed", "Trying"] = Field(
+        description="Trying: what failed is made first, and the rest once that holds."
+    )
+    failed: tuple[Annotated[str, Field(max_length=64)], ...] = Field(
+        default=(), max_length=8, description="The conditions that failed for good; none where the spec did."
+    )
+
+
 class TenantStatus(ApiModel):
     """What the operator saw to hold; never a secret."""
 
@@ -232,6 +245,16 @@ class TenantStatus(ApiModel):
     )
     pinned: Pinned | None = None
     spend: Spend | None = None
+    first_ready_at: datetime | None = Field(
+        default=None, description="When it was Ready for the first time; what was made is never rolled back since."
+    )
+    adopted_uid: str = Field(
+        default="",
+        max_length=36,
+        description="The UID that its things carry, where that is another Tenant's before it, as "
+        "the annotation tenantry.dev/adopt-uid asked for.",
+    )
+    rolled_back: RolledBack | None = None
 
 
 class Tenant(Resource):
@@ -313,3 +336,30 @@ class Tenant(Resource):
         )
     )
     status: TenantStatus | None = None
+
+    @property
+    def identity(self) -> str:
+        """The UID that everything made for this Tenant carries: the one it has adopted, else its own.
+
+        Writes to the Tenant itself use `uid`.
+        """
+        return (self.status.adopted_uid if self.status else "") or self.uid
+
+    @property
+    def asks_for(self) -> str:
+        """The UID that it asks to adopt and has not; empty where there is none."""
+        asked = self.metadata.annotations.get(names.ADOPT_ANNOTATION, "").strip()
+        return asked if asked != self.identity else ""
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it ever served: then nothing of it is removed but by its deletion.
+
+        A tenant that an older operator made shows it by its runtime's condition.
+        """
+        status = self.status
+        if status is None:
+            return False
+        return status.first_ready_at is not None or any(
+            c.type in ("Ready", "RuntimeReady") and c.status == "True" for c in status.conditions
+        )
