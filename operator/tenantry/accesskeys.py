@@ -49,7 +49,7 @@ class AccessKeys:
     def forget(self, uid: str) -> None:
         self._synced.pop(uid, None)
 
-    async def sync(self, resolved: Resolved, write: Sync) -> None:
+    async def sync(self, resolved: Resolved, write: Sync, *, first: bool = False) -> None:
         """Rows first, so that a deleted key stops at once; then Secrets and what each key's status says."""
         if DEFAULT not in self._view.keys.get(resolved.home, {}):
             await self._make_default(resolved)
@@ -65,7 +65,7 @@ class AccessKeys:
                 logger.info("The keys of the tenant were written: %d are valid", len(rows))
             self._synced[resolved.uid] = (digest, time.monotonic())
         for k in counted:
-            await self._secret(resolved, k)
+            await self._secret(resolved, k, first)
             await self._say(k, "True", Reason.IN_FORCE, "The key works")
         for k in over:
             await self._say(k, "False", Reason.TOO_MANY_KEYS, f"A tenant has at most {MOST_KEYS} keys; delete some")
@@ -115,13 +115,15 @@ class AccessKeys:
         if made:
             self._view.put(ACCESS_KEY, made)
 
-    async def _secret(self, resolved: Resolved, key: AccessKey) -> None:
+    async def _secret(self, resolved: Resolved, key: AccessKey, first: bool) -> None:
         desired = secrets.access_key(resolved, key, self._key(key), names.endpoint(resolved.name))
         digest = hashlib.sha256(repr(desired).encode()).hexdigest()
         seen = self._secrets.get(key.uid)
         if seen and seen[0] == digest and time.monotonic() - seen[1] < self._believed:
             return
-        if await self._backend.ensure_secret(desired, resolved.uid):
+        if await self._backend.ensure_secret(
+            desired, resolved.uid, first=first or not (key.status and key.status.secret_name)
+        ):
             logger.info("The Secret of AccessKey %s was written", key.name)
         self._secrets[key.uid] = (digest, time.monotonic())
 
@@ -161,4 +163,4 @@ class AccessKeys:
             if error.status in (404, 409):
                 return
             raise
-        self._view.put(ACCESS_KEY, answer)
+        self._view.learn(ACCESS_KEY, answer)

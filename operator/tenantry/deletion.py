@@ -63,7 +63,7 @@ class Deletion:
         return None
 
     async def _data(self, tenant: Tenant) -> None:
-        pinned = tenant.status.pinned if tenant.status else None
+        pinned = tenant.pinned
         if pinned is None:
             # What is pinned is written before anything is made outside of Kubernetes.
             return

@@ -17,6 +17,8 @@ ROLE_LABEL = f"{GROUP}/role"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 UID_ANNOTATION = f"{GROUP}/tenant-uid"
 FINALIZER = f"{GROUP}/cleanup"
+PINNED_ANNOTATION = f"{GROUP}/pinned"
+"""On a Tenant, by the operator: what first provisioning fixed, in JSON.  A backup that drops status keeps it."""
 ROTATE_ANNOTATION = f"{GROUP}/rotate"
 """On an AccessKey: any new value makes a new key."""
 

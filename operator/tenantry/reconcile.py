@@ -4,6 +4,7 @@ import logging
 import random
 import time
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tenantry import log, names
@@ -32,6 +33,10 @@ STALLED_SECONDS = 30
 
 DELETING_SECONDS = 2
 
+PASSING = frozenset({Reason.ROLLING_OUT, Reason.WAITING})
+PASSING_SECONDS = 2.0
+"""How long a new tenant may wait for its Pods before the status says so."""
+
 
 class Reconciler:
     def __init__(
@@ -54,6 +59,8 @@ class Reconciler:
         self.queue: Queue | None = None
         self._templates: dict[str, str] = {}
         self._spend: dict[str, float] = {}
+        self._passing: dict[str, float] = {}
+        """UID -> since when (monotonic) it waits for what passes, or was last said to."""
 
     async def __call__(self, name: str) -> float | None:
         """Reconcile one tenant by name; the seconds after which to look again."""
@@ -78,7 +85,7 @@ class Reconciler:
     # -- being there ------------------------------------------------------------------
 
     async def _provision(self, tenant: Tenant) -> float | None:
-        report = Report(pinned=tenant.status.pinned if tenant.status else None)
+        report = Report(pinned=tenant.pinned)
         found = resolve(tenant, self.view.tiers, self.view.regions)
         if isinstance(found, Resolved):
             found = self._prompt(found) or found
@@ -86,9 +93,6 @@ class Reconciler:
             report.problems = found
             return await self._finish(tenant, report)
         report.resolved = found
-        await self._claim(tenant)
-        if report.pinned is None:
-            await self._pin(tenant, report, pins(found))
         work = Work(
             tenant,
             found,
@@ -96,6 +100,8 @@ class Reconciler:
             report,
             lambda pinned: self._pin(tenant, report, pinned),
         )
+        if names.FINALIZER not in tenant.metadata.finalizers or tenant.noted is None:
+            await self._claim(work)
         await self.subsystems.run(work)
         report.resolved = work.resolved
         return await self._finish(tenant, report)
@@ -114,34 +120,40 @@ class Reconciler:
             return (Problem(Reason.INVALID_TEMPLATE, f"The system prompt template can't be used: {message}"),)
         return None
 
-    async def _claim(self, tenant: Tenant) -> None:
-        """The finalizer, before anything is made."""
-        if names.FINALIZER in tenant.metadata.finalizers:
-            return
+    async def _claim(self, work: Work) -> None:
+        """The finalizer and the pins in one write, before anything is made: what is made is also found again."""
+        tenant, report = work.tenant, work.report
+        if report.pinned is None:
+            work.resolved = replace(work.resolved, collection=await self.subsystems.collection(work))
+            report.pinned = pins(work.resolved)
+        rest = [f for f in tenant.metadata.finalizers if f != names.FINALIZER]
         patch: Json = {
             "metadata": {
-                "finalizers": [*tenant.metadata.finalizers, names.FINALIZER],
+                "annotations": {names.PINNED_ANNOTATION: report.pinned.model_dump_json(by_alias=True)},
+                "finalizers": [*rest, names.FINALIZER],
                 "resourceVersion": tenant.metadata.resource_version,
             }
         }
-        self._keep(await self.kubernetes.merge(TENANT, _reference(tenant), patch))
+        self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch))
 
     async def _pin(self, tenant: Tenant, report: Report, pinned: Pinned) -> None:
-        answer = await self.kubernetes.merge(
-            TENANT, _reference(tenant), {"status": {"pinned": pinned.model_dump(by_alias=True)}}, "status"
-        )
+        patch: Json = {"metadata": {"annotations": {names.PINNED_ANNOTATION: pinned.model_dump_json(by_alias=True)}}}
         report.pinned = pinned
-        self._keep(answer)
+        self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch))
 
     async def _finish(self, tenant: Tenant, report: Report) -> float | None:
-        await self._write(tenant, report)
         result = "ready" if report.ready else "stalled" if report.stalled else "waiting"
+        passes = result == "waiting" and {o.reason for o in report.outcomes.values() if not o.good} <= PASSING
         self.metrics.reconciles.labels(result).inc()
         assert self.queue is not None
+        if passes and (rest := self._passing_for(tenant)) > 0:
+            return rest
+        await self._write(tenant, report)
+        self._passing.pop(tenant.uid, None)
+        if passes:
+            self._passing_for(tenant)
+            return 5.0
         if result == "waiting":
-            kinds = {o.reason for o in report.outcomes.values() if not o.good}
-            if kinds <= {Reason.ROLLING_OUT, Reason.WAITING}:
-                return 5.0
             return self.queue.backoff(tenant.name)
         self.queue.succeeded(tenant.name)
         later = self._later()
@@ -149,6 +161,18 @@ class Reconciler:
             return min(later, STALLED_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
         expiry = self.subsystems.keys.due(report.resolved) if report.resolved else None
         return min(later, expiry + 0.05) if expiry is not None else later
+
+    def _passing_for(self, tenant: Tenant) -> float:
+        """Seconds for which what passes by itself is not worth a write: most tenants are Ready before they end."""
+        stored = self.view.tenants.get(tenant.name)
+        if (
+            stored
+            and stored.status
+            and any(c.type == Type.READY and c.status == "True" for c in stored.status.conditions)
+        ):
+            return 0
+        since = self._passing.setdefault(tenant.uid, time.monotonic())
+        return since + PASSING_SECONDS - time.monotonic()
 
     def _later(self) -> float:
         """The resync, spread so that a thousand tenants don't come at once."""
@@ -171,7 +195,9 @@ class Reconciler:
         self.metrics.conditions[tenant.name] = ()
         if patch is not None:
             try:
-                self._keep(await self.kubernetes.merge(TENANT, _reference(tenant), {"status": patch}, "status"))
+                self.view.learn(
+                    TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), {"status": patch}, "status")
+                )
             except ApiError as error:
                 if error.status == 404:
                     return
@@ -193,10 +219,6 @@ class Reconciler:
             elif c["type"] in statuses.SUBSYSTEMS and c["status"] == "False":
                 logger.info("%s: %s: %s", c["type"], c["reason"], c["message"])
 
-    def _keep(self, answer: Json) -> None:
-        """What the API server answered is newer than what the watch has said."""
-        self.view.put(TENANT, answer)
-
     # -- ceasing to be ------------------------------------------------------------------
 
     async def _delete(self, tenant: Tenant) -> float | None:
@@ -205,6 +227,8 @@ class Reconciler:
             return None
         self.subsystems.verified.forget(tenant.identity)
         self.subsystems.keys.forget(tenant.identity)
+        self._passing.pop(tenant.uid, None)
+        self._spend.pop(tenant.uid, None)
         self.kubernetes.forget(self.kubernetes.observed.of_tenant(tenant.name))
         try:
             left = await self.deletion.run(tenant)
@@ -238,7 +262,7 @@ class Reconciler:
         if conditions != stored_conditions:
             try:
                 patch = {"status": {"conditions": conditions}}
-                self._keep(await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status"))
+                self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status"))
             except ApiError as error:
                 if error.status != 404:
                     raise

@@ -95,7 +95,7 @@ class Resolved:
 
 def choose_region(tenant: Tenant, regions: dict[str, DataRegion]) -> DataRegion | Problem:
     """The pinned region, else spec.region, else by residency, else the default; two defaults: the older one."""
-    pinned = tenant.status.pinned if tenant.status else None
+    pinned = tenant.pinned
     wanted = pinned.region if pinned else tenant.spec.region
     residency = tenant.spec.compliance.data_residency
     if wanted:
@@ -152,7 +152,7 @@ def resolve(
     if tier is None or isinstance(region, Problem):
         return tuple(problems)
 
-    pinned = tenant.status.pinned if tenant.status else None
+    pinned = tenant.pinned
     quota, over = _quota(tenant, tier)
     problems += over
     limits, budget, over = _money(tenant, tier)

@@ -73,6 +73,7 @@ class Operator:
         )
         queue = Queue(reconciler, settings.workers, depth=self.metrics.queue_depth.set)
         reconciler.queue = queue
+        self.view.notify = queue.add
         watches = Watches(self.kubernetes, self.view, self.observed, queue)
         await watches.relist(first=True)
         logger.info("%d tenants are there", len(self.view.tenants))

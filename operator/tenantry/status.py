@@ -134,7 +134,7 @@ def build(tenant: Tenant, report: Report, now: datetime) -> Json:
         "observedGeneration": tenant.metadata.generation,
         "conditions": conditions(report, old.conditions if old else (), tenant.metadata.generation, now),
     }
-    pinned = report.pinned or (old.pinned if old else None)
+    pinned = report.pinned or tenant.pinned
     if pinned:
         status["pinned"] = pinned.model_dump(by_alias=True)
     resolved = report.resolved

@@ -68,6 +68,11 @@ class Work:
     vectors: VectorPlan | None = None
     """Set once the vectors were seen to hold."""
 
+    @property
+    def first(self) -> bool:
+        """Not yet seen Ready: what nobody watches is likely not there yet."""
+        return not self.tenant.was_ready
+
     def digest(self, *more: object) -> str:
         return hashlib.sha256(repr((self.resolved, *more)).encode()).hexdigest()
 
@@ -173,10 +178,10 @@ class Subsystems:
             self._drift("database", 0 if seen.created else len(seen.corrected))
             if seen.spent_nano is not None and seen.month:
                 work.report.spend = Spend(month=seen.month, amount=dollars(seen.spent_nano))
-            work.report.database = f"{seen.database}/{seen.schema}"
+        work.report.database = f"{plan.database}/{plan.things.schema}"
         if usable(work.report.outcomes[Type.NAMESPACES]):
             await self._secret(work, secrets.postgres(work.resolved, self.derived))
-            await self.keys.sync(work.resolved, lambda rows: backends.postgres.sync_keys(plan, rows))
+            await self.keys.sync(work.resolved, lambda rows: backends.postgres.sync_keys(plan, rows), first=work.first)
             self.verified.note(uid, "database", digest)
         where = "a database of its own" if work.resolved.database_isolation == "Database" else "schemas of its own"
         return good(Type.DATABASE, f"PostgreSQL: {where}, with roles that reach nothing else")
@@ -196,7 +201,7 @@ class Subsystems:
                     self._drift("vectors", len(error.corrected))
                 raise
             self._drift("vectors", 0 if seen.created else len(seen.corrected))
-            work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
+        work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
         if usable(work.report.outcomes[Type.NAMESPACES]):
             if own := secrets.milvus(resolved, place, plan.login):
                 await self._secret(work, own)
@@ -204,11 +209,20 @@ class Subsystems:
         work.vectors = plan
         return good(Type.VECTORS, f"Milvus: {resolved.vectors.isolation.lower()} with its rights")
 
+    async def collection(self, work: Work) -> str:
+        """The Milvus collection that the tenant shall have; empty where Milvus can't be asked now."""
+        try:
+            backends = await self.regions.get(work.region)
+            place = await backends.vectors_breaker(lambda: backends.milvus.place(work.resolved))
+        except (BackendError, ApiError):
+            return ""
+        return place.collection
+
     async def _place(self, work: Work, backends: Backends) -> vectors.Place:
         place = await backends.milvus.place(work.resolved)
         pinned = work.report.pinned
         if pinned and pinned.collection != place.collection:
-            # Written before anything is made there, so that a crash leaves nothing that nobody finds.
+            # Milvus was away when the tenant was claimed.  Written before anything is made there.
             await work.pin(pinned.model_copy(update={"collection": place.collection}))
             work.resolved = replace(work.resolved, collection=place.collection)
         return place
@@ -282,7 +296,7 @@ class Subsystems:
         digest = hashlib.sha256(repr(desired).encode()).hexdigest()
         if self.verified.holds(uid, name, digest):
             return
-        if await self.kubernetes.ensure_secret(desired, uid):
+        if await self.kubernetes.ensure_secret(desired, uid, first=work.first):
             logger.info("Secret %s was written", desired["metadata"]["name"])
         self.verified.note(uid, name, digest)
 

@@ -2,10 +2,12 @@
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
 
+from tenantry import names
 from tenantry.api import AccessKey, DataRegion, Resource, Tenant, TenantTier
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER, Kind
 
@@ -28,17 +30,19 @@ class View:
         self.regions: dict[str, DataRegion] = {}
         self.keys: dict[str, dict[str, AccessKey]] = defaultdict(dict)
         """By namespace and name."""
-        self._digests: dict[tuple[str, str, str], str] = {}
+        self._digests: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, int]] = {}
+        self._gone: dict[tuple[str, str, str], str] = {}
+        """UIDs of what was deleted: an answer that comes late does not bring it back."""
+        self.notify: Callable[[str], None] = lambda tenant: None
 
     def put(self, kind: Kind, obj: Json) -> set[str]:
         """Keep it; the tenants whom it concerns, empty if nothing that we read has changed."""
         meta = obj["metadata"]
         where = (kind.kind, meta.get("namespace", ""), meta["name"])
-        if self._older(where, meta):
+        if self._older(where, meta) or self._gone.get(where) == meta.get("uid", ""):
             return set()
-        relevant = {"spec": obj.get("spec"), **{k: meta.get(k) for k in _READ}}
-        digest = f"{relevant}"
+        digest = _digest(obj, meta)
         fresh = self._digests.get(where) != digest
         try:
             model = _MODELS[kind.kind].model_validate(obj)
@@ -58,17 +62,35 @@ class View:
             self.keys[model.metadata.namespace][model.name] = model
         return self.concerned(kind, meta) if fresh else set()
 
+    def learn(self, kind: Kind, obj: Json) -> None:
+        """Keep the answer to a write of ours; what it holds that others wrote meanwhile is told to `notify`."""
+        meta = obj["metadata"]
+        before = self._digests.get((kind.kind, meta.get("namespace", ""), meta["name"]))
+        concerned = self.put(kind, obj)
+        if before is not None and before[0] != _digest(obj, meta)[0]:
+            for tenant in concerned:
+                self.notify(tenant)
+
     def _older(self, where: tuple[str, str, str], meta: Json) -> bool:
         """A watch's event may come after the answer to our own, later write."""
         uid, version = self._versions.get(where, ("", 0))
         return uid == meta.get("uid", "") and _number(meta) < version
 
     def drop(self, kind: Kind, meta: Json) -> set[str]:
-        """It is gone; the tenants whom that concerns."""
+        """It was deleted; the tenants whom that concerns.  A late answer does not bring it back."""
+        where = (kind.kind, meta.get("namespace", ""), meta["name"])
+        if len(self._gone) > 10_000:
+            self._gone.clear()
+        if uid := meta.get("uid"):
+            self._gone[where] = uid
+        return self._forget(kind, meta)
+
+    def _forget(self, kind: Kind, meta: Json) -> set[str]:
         name, namespace = meta["name"], meta.get("namespace", "")
         concerned = self.concerned(kind, meta)
-        self._digests.pop((kind.kind, namespace, name), None)
-        self._versions.pop((kind.kind, namespace, name), None)
+        where = (kind.kind, namespace, name)
+        self._digests.pop(where, None)
+        self._versions.pop(where, None)
         if kind is TENANT:
             self.tenants.pop(name, None)
         elif kind is TIER:
@@ -105,7 +127,7 @@ class View:
         gone = [w for w in self._digests if w[0] == kind.kind and w[1:] not in fresh]
         changed: set[str] = set()
         for _, namespace, name in gone:
-            changed |= self.drop(kind, {"name": name, "namespace": namespace})
+            changed |= self._forget(kind, {"name": name, "namespace": namespace})
         for obj in objects:
             changed |= self.put(kind, obj)
         return changed
@@ -116,4 +138,12 @@ def _number(meta: Json) -> int:
     return int(text) if text.isdigit() else 0
 
 
-_READ = ("uid", "generation", "deletionTimestamp", "finalizers", "annotations", "labels")
+_READ = ("uid", "generation", "deletionTimestamp", "labels")
+
+
+def _digest(obj: Json, meta: Json) -> tuple[int, int]:
+    """Two numbers that tell whether anything that we read has changed: of what others write, and of what we do."""
+    others = {"spec": obj.get("spec"), **{k: meta.get(k) for k in _READ}}
+    annotations = dict(meta.get("annotations") or {})
+    ours = (annotations.pop(names.PINNED_ANNOTATION, ""), meta.get("finalizers"))
+    return hash(f"{others} {annotations}"), hash(f"{ours}")

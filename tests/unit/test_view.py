@@ -1,3 +1,4 @@
+from tenantry import names
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER
 from tenantry.view import View
 from tests import samples
@@ -32,6 +33,28 @@ def test_a_late_event_does_not_undo_a_later_answer():
     assert view.put(TENANT, tenant(version=4)) == set()
     assert view.tenants["acme"].spec.suspended
     assert view.put(TENANT, tenant(version=2, uid="made-again")) == {"acme"}
+
+
+def test_the_answer_to_a_write_of_ours_is_no_news_but_what_came_with_it_is():
+    view, told = View(), []
+    view.notify = told.append
+    view.put(TENANT, tenant())
+    claimed = tenant(version=2)
+    claimed["metadata"] |= {"generation": 1, "finalizers": ["x"], "annotations": {names.PINNED_ANNOTATION: "{}"}}
+    view.learn(TENANT, claimed)
+    assert told == []
+    assert view.tenants["acme"].metadata.finalizers == ("x",)
+    view.learn(TENANT, {**claimed, "metadata": {**claimed["metadata"], "resourceVersion": "3", "generation": 2}})
+    assert told == ["acme"]
+
+
+def test_a_late_answer_does_not_bring_back_what_was_deleted():
+    view = View()
+    view.put(TENANT, tenant())
+    view.drop(TENANT, tenant(version=3)["metadata"])
+    view.learn(TENANT, tenant(version=2))
+    assert view.tenants == {}
+    assert view.put(TENANT, tenant(version=4, uid="made-again")) == {"acme"}
 
 
 def test_a_tier_concerns_its_tenants_and_a_region_those_without_one_too():

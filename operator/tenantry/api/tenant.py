@@ -1,9 +1,10 @@
 """Tenant: one customer."""
 
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from tenantry import names
 from tenantry.api.base import (
@@ -363,3 +364,16 @@ class Tenant(Resource):
         return status.first_ready_at is not None or any(
             c.type in ("Ready", "RuntimeReady") and c.status == "True" for c in status.conditions
         )
+
+    @cached_property
+    def noted(self) -> Pinned | None:
+        """The pins as the annotation has them; None where it is missing or not understood."""
+        try:
+            return Pinned.model_validate_json(self.metadata.annotations.get(names.PINNED_ANNOTATION, ""))
+        except ValidationError:
+            return None
+
+    @property
+    def pinned(self) -> Pinned | None:
+        """What first provisioning fixed: by the annotation, else by the status."""
+        return self.noted or (self.status.pinned if self.status else None)

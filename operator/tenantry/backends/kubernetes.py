@@ -117,11 +117,15 @@ class KubernetesBackend:
             raise failures[0]
         return [a for a in answers if not isinstance(a, BaseException)]
 
-    async def _ensure(self, desired: Json, uid: str) -> tuple[Key, str]:
+    async def _ensure(self, desired: Json, uid: str, *, first: bool = False) -> tuple[Key, str]:
         kind, k = kinds.of(desired), key(desired)
         digest = hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
         before, self._applied[k] = self._applied.get(k), digest
-        seen = self.observed.get(k) if kind.watched else await self.get(kind, k[1], k[2])
+        seen = None
+        if kind.watched:
+            seen = self.observed.get(k)
+        elif not first:
+            seen = await self.get(kind, k[1], k[2])
         if seen is not None and seen["metadata"].get("deletionTimestamp"):
             raise BackendError(Reason.WAITING, f"{k[0]} {k[2]} is being deleted; it is made again once it is gone")
         if seen is None:
@@ -234,11 +238,14 @@ class KubernetesBackend:
 
     # -- Secrets, which nobody watches --------------------------------------------
 
-    async def ensure_secret(self, desired: Json, uid: str) -> bool:
-        """Whether it was written.  Read each time: the operator may not list Secrets."""
+    async def ensure_secret(self, desired: Json, uid: str, *, first: bool = False) -> bool:
+        """Whether it was written.  Read each time, since the operator may not list Secrets.
+
+        `first`: there is likely none yet, so that one write that an existing one refuses spares the reading.
+        """
         for attempt in range(SECRET_RIGHTS_SECONDS * 5):
             try:
-                _, how = await self._ensure(desired, uid)
+                _, how = await self._ensure(desired, uid, first=first)
                 return how != "held"
             except ApiError as error:
                 if error.status != 403 or attempt == SECRET_RIGHTS_SECONDS * 5 - 1:
