@@ -76,8 +76,13 @@ class Deletion:
             )
         backends = await self._regions.get(region)
         policy = tenant.spec.deletion.policy
-        await backends.postgres.remove(tenant.name, tenant.identity, pinned.database_isolation, policy)
-        await backends.milvus.remove(tenant.identity, pinned.collection, pinned.vector_isolation, policy)
+        uid = tenant.identity
+        await backends.database_breaker(
+            lambda: backends.postgres.remove(tenant.name, uid, pinned.database_isolation, policy), tenant.name
+        )
+        await backends.vectors_breaker(
+            lambda: backends.milvus.remove(uid, pinned.collection, pinned.vector_isolation, policy), tenant.name
+        )
 
     async def _runtime(self, tenant: Tenant) -> bool:
         """Whether the runtime is still there, Pods included; asks for its end.

@@ -1,8 +1,13 @@
-"""A keyed work queue: each key at most once in line and at most once under way; failures back off with jitter."""
+"""A keyed work queue: each key at most once in line and at most once under way; failures back off with jitter.
+
+Keys of different groups (regions) wait in different lines, each with workers of its own: a region that hangs holds
+its own workers and nobody else's (M. Nygard, Release It!, "Bulkheads").
+"""
 
 import asyncio
 import logging
 import random
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
@@ -12,21 +17,28 @@ LONGEST_BACKOFF_SECONDS = 60.0
 
 
 class Queue:
-    """`work(key)` returns the seconds after which to look again, or None; an exception backs off."""
+    """`work(key)` returns the seconds after which to look again, or None; an exception backs off.
+
+    `workers`: keys of one group under way at once.
+    """
 
     def __init__(
         self,
         work: Callable[[str], Awaitable[float | None]],
         workers: int,
         *,
+        group: Callable[[str], str] = lambda key: "",
         depth: Callable[[int], None] = lambda number: None,
         rng: random.Random | None = None,
     ) -> None:
         self._work = work
         self._workers = workers
+        self._group = group
         self._depth = depth
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._ready: asyncio.Queue[str] = asyncio.Queue()
+        self._lines: dict[str, deque[str]] = defaultdict(deque)
+        self._busy: Counter[str] = Counter()
+        self._tasks: asyncio.TaskGroup | None = None
         self._waiting: set[str] = set()
         self._running: set[str] = set()
         self._again: set[str] = set()
@@ -51,8 +63,10 @@ class Queue:
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
-            self._ready.put_nowait(key)
+            group = self._group(key)
+            self._lines[group].append(key)
             self._depth(len(self._waiting))
+            self._start(group)
 
     def _fire(self, key: str) -> None:
         self._timers.pop(key, None)
@@ -73,26 +87,46 @@ class Queue:
 
     async def run(self) -> None:
         """Until cancelled; work under way is cancelled with it."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._workers):
-                group.create_task(self._worker())
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                try:
+                    for group in list(self._lines):
+                        self._start(group)
+                    await asyncio.Event().wait()
+                finally:
+                    self._tasks = None
+        finally:
+            for _, timer in self._timers.values():
+                timer.cancel()
+            self._timers.clear()
 
-    async def _worker(self) -> None:
-        while True:
-            key = await self._ready.get()
+    def _start(self, group: str) -> None:
+        """Put this group's free workers to work."""
+        line = self._lines[group]
+        while self._tasks and line and self._busy[group] < self._workers:
+            key = line.popleft()
             self._waiting.discard(key)
             self._running.add(key)
-            self._depth(len(self._waiting))
-            delay: float | None = None
-            try:
-                delay = await self._work(key)
-            except Exception:
-                logger.exception("The work on %s failed; it is tried again", key)
-                delay = self.backoff(key)
-            finally:
-                self._running.discard(key)
-            if key in self._again:
-                self._again.discard(key)
-                self.add(key)
-            elif delay is not None:
-                self.add(key, delay)
+            self._busy[group] += 1
+            self._tasks.create_task(self._one(group, key))
+        if not line and not self._busy[group]:
+            self._lines.pop(group, None)
+            self._busy.pop(group, None)
+        self._depth(len(self._waiting))
+
+    async def _one(self, group: str, key: str) -> None:
+        delay: float | None = None
+        try:
+            delay = await self._work(key)
+        except Exception:
+            logger.exception("The work on %s failed; it is tried again", key)
+            delay = self.backoff(key)
+        finally:
+            self._running.discard(key)
+            self._busy[group] -= 1
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+        elif delay is not None:
+            self.add(key, delay)
+        self._start(group)

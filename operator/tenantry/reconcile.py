@@ -251,7 +251,7 @@ class Reconciler:
         if left.stalls:
             report.problems = (Problem(left.reason, left.message),)
         else:
-            report.outcomes[Type.NAMESPACES] = left
+            report.add(replace(left, type=Type.NAMESPACES))  # as what Ready takes its reason from
         told = ("Ready", "Reconciling", "Stalled")
         made = statuses.conditions(report, before, tenant.metadata.generation, datetime.now(UTC))
         stored_conditions = statuses.current(stored).get("conditions", [])

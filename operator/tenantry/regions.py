@@ -13,7 +13,7 @@ from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.backends.milvus import MilvusBackend
 from tenantry.backends.milvus import Server as MilvusServer
 from tenantry.backends.postgres import Admin, PostgresBackend
-from tenantry.breaker import Breaker
+from tenantry.breaker import Breaker, Wake
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Backends:
     postgres: PostgresBackend
     milvus: MilvusBackend
     provider_api_key: str = field(repr=False)
-    database_breaker: Breaker = field(default_factory=Breaker)
-    vectors_breaker: Breaker = field(default_factory=Breaker)
+    database_breaker: Breaker
+    vectors_breaker: Breaker
 
 
 @dataclass
@@ -44,12 +44,19 @@ class Regions:
     """Makes backends when they are first needed and anew when a region or one of its Secrets changed."""
 
     def __init__(
-        self, kubernetes: KubernetesBackend, namespace: str, partitions_per_collection: int, believed_seconds: float
+        self,
+        kubernetes: KubernetesBackend,
+        namespace: str,
+        partitions_per_collection: int,
+        believed_seconds: float,
+        wake: Wake | None = None,
     ) -> None:
+        """`wake` is called for tenants that waited for a store."""
         self._kubernetes = kubernetes
         self._namespace = namespace
         self._partitions = partitions_per_collection
         self._believed = believed_seconds
+        self._wake = wake
         self._entries: dict[str, _Entry] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._retired: set[asyncio.Task[None]] = set()
@@ -104,6 +111,8 @@ class Regions:
                     remember=self._believed,
                 ),
                 provider_api_key=provider["api-key"],
+                database_breaker=Breaker(self._wake),
+                vectors_breaker=Breaker(self._wake),
             )
             self._entries[region.name] = _Entry(fingerprint, backends, time.monotonic())
             if entry:
@@ -128,6 +137,9 @@ class Regions:
         return {key: base64.b64decode(data[key]).decode() for key in keys}
 
     def _retire(self, backends: Backends) -> None:
+        for breaker in (backends.database_breaker, backends.vectors_breaker):
+            breaker.close()
+
         async def close() -> None:
             # Work under way still uses them.
             await asyncio.sleep(60)

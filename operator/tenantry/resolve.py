@@ -136,6 +136,12 @@ def choose_region(tenant: Tenant, regions: dict[str, DataRegion]) -> DataRegion 
     return region
 
 
+def region_name(tenant: Tenant, regions: dict[str, DataRegion]) -> str:
+    """Where its data is or would be; empty if that can't be said."""
+    found = choose_region(tenant, regions)
+    return found.name if isinstance(found, DataRegion) else ""
+
+
 def resolve(
     tenant: Tenant, tiers: dict[str, TenantTier], regions: dict[str, DataRegion]
 ) -> Resolved | tuple[Problem, ...]:

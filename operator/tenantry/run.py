@@ -25,6 +25,7 @@ from tenantry.metrics import Metrics
 from tenantry.queue import Queue
 from tenantry.reconcile import Reconciler
 from tenantry.regions import Regions
+from tenantry.resolve import region_name
 from tenantry.settings import Settings
 from tenantry.subsystems import Subsystems
 from tenantry.view import View
@@ -44,9 +45,20 @@ class Operator:
         self.view = View()
         self.kubernetes = KubernetesBackend(self.connection, self.observed)
         self.believed = settings.resync_seconds * 0.75
-        self.regions = Regions(self.kubernetes, settings.namespace, settings.partitions_per_collection, self.believed)
+        self.queue: Queue | None = None
+        self.regions = Regions(
+            self.kubernetes, settings.namespace, settings.partitions_per_collection, self.believed, self._wake
+        )
         self.leader = Leader(self.connection, settings.namespace, self.identity, settings.lease_seconds)
         self.leading = False
+
+    def _wake(self, tenant: str, delay: float) -> None:
+        if self.queue:
+            self.queue.add(tenant, delay)
+
+    def _region(self, name: str) -> str:
+        tenant = self.view.tenants.get(name)
+        return region_name(tenant, self.view.regions) if tenant else ""
 
     async def lead(self) -> None:
         """List, then reconcile for ever."""
@@ -71,8 +83,8 @@ class Operator:
             self.metrics,
             settings.resync_seconds,
         )
-        queue = Queue(reconciler, settings.workers, depth=self.metrics.queue_depth.set)
-        reconciler.queue = queue
+        queue = Queue(reconciler, settings.workers, group=self._region, depth=self.metrics.queue_depth.set)
+        self.queue = reconciler.queue = queue
         self.view.notify = queue.add
         watches = Watches(self.kubernetes, self.view, self.observed, queue)
         await watches.relist(first=True)

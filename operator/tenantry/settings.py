@@ -17,7 +17,7 @@ class Settings(BaseSettings):
     prometheus_namespace: str = Field(default="monitoring", description="Whose Pods may scrape the runtimes.")
     prometheus_cidrs: str = Field(default="", description="Comma-separated, for a Prometheus outside the cluster.")
     resync_seconds: float = Field(default=300, gt=0, description="After this time everything is looked at anew.")
-    workers: int = Field(default=16, ge=1, le=256, description="Tenants reconciled at once.")
+    workers: int = Field(default=16, ge=1, le=256, description="Tenants of one region reconciled at once.")
     pod: str = Field(default="", description="This replica's name, in the Lease; the host name if empty.")
     lease_seconds: float = Field(default=10, gt=1, description="A leader that does not renew is replaced after this.")
     health_port: int = 8080

@@ -118,8 +118,13 @@ class Subsystems:
                 report.add(failed(kind, error))
         if backends:
             stores = await asyncio.gather(
-                self._attempt(Type.DATABASE, backends.database_breaker(lambda: self._database(work, backends))),
-                self._attempt(Type.VECTORS, backends.vectors_breaker(lambda: self._vectors(work, backends))),
+                self._attempt(
+                    Type.DATABASE,
+                    backends.database_breaker(lambda: self._database(work, backends), work.tenant.name),
+                ),
+                self._attempt(
+                    Type.VECTORS, backends.vectors_breaker(lambda: self._vectors(work, backends), work.tenant.name)
+                ),
             )
             for outcome in stores:
                 report.add(outcome)

@@ -118,3 +118,58 @@ async def test_back_off_doubles_within_bounds_and_starts_again_after_success():
     queue.succeeded("a")
     assert queue.backoff("a") <= 0.5
     assert queue.backoff("b") <= 0.5
+
+
+async def test_a_region_that_hangs_never_holds_the_workers_of_another(running):
+    """By counts: however many of its tenants hang, the others have all of their own workers."""
+    hanging, under_way, most, done = 0, 0, 0, 0
+
+    async def work(key: str) -> None:
+        nonlocal hanging, under_way, most, done
+        if key.startswith("bad"):
+            hanging += 1
+            await asyncio.Event().wait()
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.001)
+        under_way -= 1
+        done += 1
+
+    queue = running(Queue(work, 4, group=lambda key: key.split("-")[0]))
+    for number in range(50):
+        queue.add(f"bad-{number}")
+        queue.add(f"worse-{number}")
+    await until(lambda: done == 50)
+    for number in range(20):
+        queue.add(f"good-{number}")
+    await until(lambda: done == 70)
+    assert hanging == 4
+    assert most <= 8
+    queue.add("good-1")
+    await until(lambda: done == 71)
+    assert not queue.idle
+
+
+async def test_work_ends_with_the_queue_and_nothing_fires_afterwards():
+    calls, ended = 0, 0
+
+    async def work(key: str) -> None:
+        nonlocal calls, ended
+        calls += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended += 1
+
+    queue = Queue(work, 2)
+    task = asyncio.create_task(queue.run())
+    for key in "abcd":
+        queue.add(key)
+    queue.add("later", 0.01)
+    await until(lambda: calls == 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    queue.add("e")
+    await asyncio.sleep(0.05)
+    assert (calls, ended) == (2, 2)

@@ -15,6 +15,8 @@ class BackendError(Exception):
         self.message = message
         self.corrected: tuple[str, ...] = ()
         """What had been put back before the failure."""
+        self.own = False
+        """It lies in this tenant's own things: the server is well for all others."""
 
     @property
     def final(self) -> bool:

@@ -97,10 +97,12 @@ def running(error: psycopg.Error, what: str) -> BackendError:
             Reason.DATABASE_UNAVAILABLE, f"PostgreSQL is slow: {what} took too long; the operator tries again"
         )
     if isinstance(error, errors.LockNotAvailable):
-        return BackendError(
+        locked = BackendError(
             Reason.DATABASE_UNAVAILABLE,
             f"Another session of PostgreSQL holds a lock on {what}; end it if it lasts. The operator tries again",
         )
+        locked.own = True  # a tenant may lock its own tables for as long as it likes
+        return locked
     if isinstance(error, errors.ObjectInUse):
         return BackendError(
             Reason.DATABASE_REFUSED,
