@@ -1,7 +1,9 @@
 """The stand-in's HTTP side: `/v1/models`, `/v1/chat/completions`, `/v1/embeddings`."""
 
+import asyncio
 import hmac
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +20,9 @@ from dev.provider.embedding import Embedder, to_base64
 
 PER_MESSAGE = 4
 """Tokens that a chat format spends on a message's frame."""
+
+_SLOWLY = re.compile(r"\(Take (\d{1,2}) s\.\)")
+"""A question that begins so is streamed evenly over that time, as a real model's long answer is."""
 
 
 class BadRequest(Exception):
@@ -122,7 +127,9 @@ def _chat(body: dict[str, Any], embedder: Embedder) -> Response:
     reason = "length" if cut else "stop"
     if body.get("stream"):
         with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        events = _events(head, text, choices, reason, usage if with_usage else None)
+        slowly = _SLOWLY.match(text_of(messages[-1]))
+        seconds = int(slowly[1]) if slowly else 0
+        events = _events(head, text, choices, reason, usage if with_usage else None, seconds)
         return StreamingResponse(events, media_type="text/event-stream")
     return JSONResponse(
         {
@@ -143,9 +150,12 @@ def _chat(body: dict[str, Any], embedder: Embedder) -> Response:
 
 
 async def _events(
-    head: dict[str, Any], text: str, choices: int, reason: str, usage: dict[str, int] | None
+    head: dict[str, Any], text: str, choices: int, reason: str, usage: dict[str, int] | None, seconds: int
 ) -> AsyncIterator[bytes]:
-    """Server-sent events as OpenAI sends them: a word a chunk; usage, where asked for, in one last chunk."""
+    """Server-sent events as OpenAI sends them: a word a chunk; usage, where asked for, in one last chunk.
+
+    The words are spread over `seconds`.
+    """
     common = {**head, "object": "chat.completion.chunk"} | ({"usage": None} if usage else {})
 
     def chunk(index: int, delta: dict[str, str], finish: str | None = None) -> bytes:
@@ -154,7 +164,10 @@ async def _events(
 
     for index in range(choices):
         yield chunk(index, {"role": "assistant", "content": ""})
-        for number, word in enumerate(text.split(" ")):
+        words = text.split(" ")
+        for number, word in enumerate(words):
+            if seconds:
+                await asyncio.sleep(seconds / choices / len(words))
             yield chunk(index, {"content": f" {word}" if number else word})
         yield chunk(index, {}, reason)
     if usage:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from tenantry_runtime.app import create_app, create_metrics_app
+from tenantry_runtime.draining import Draining
 from tenantry_runtime.service import load
 from tenantry_runtime.settings import Settings
 
@@ -28,7 +29,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: Starlette, grace: float) -> _Server:
+def _server(app: ASGIApp, grace: float) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -55,7 +56,8 @@ async def serve(settings: Settings) -> None:
     service, file = load(settings)
     listeners = [_listen(settings.host, port) for port in (settings.port, settings.metrics_port)]
     ports = [listener.getsockname()[1] for listener in listeners]
-    api = _server(create_app(service), settings.grace_seconds)
+    app = Draining(create_app(service), service)
+    api = _server(app, settings.grace_seconds)
     metrics = _server(create_metrics_app(service), 1)
 
     stop = asyncio.Event()
@@ -73,9 +75,9 @@ async def serve(settings: Settings) -> None:
     await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
 
     service.draining = True
-    log.info("stopping: draining for %g s, then up to %g s", settings.drain_seconds, settings.grace_seconds)
+    log.info("stopping: draining for at least %g s, then up to %g s", settings.drain_seconds, settings.grace_seconds)
     if not running[0].done():
-        await asyncio.sleep(settings.drain_seconds)
+        await app.quiet(settings.drain_seconds)
     api.should_exit = True
     await asyncio.gather(running[0], return_exceptions=True)
     await service.close()

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,6 +19,8 @@ from tenantry_runtime.vectors import Vectors
 
 log = logging.getLogger(__name__)
 
+VECTORS_PATIENCE = 20.0
+"""Seconds for which a new replica waits for Milvus before it serves without."""
 LEASE_MARGIN = 60
 """Seconds that a reservation outlives its request's own timeout."""
 
@@ -35,6 +38,7 @@ class Service:
         self.metrics = Metrics()
         self.ingestion = Ingestion(self)
         self.draining = False
+        self._made = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._settling: set[asyncio.Task[Any]] = set()
 
@@ -57,7 +61,12 @@ class Service:
         await asyncio.to_thread(importlib.import_module, "tenantry_runtime.milvus")
         while True:
             await self.vectors.check()
-            await asyncio.sleep(30)
+            await asyncio.sleep(30 if self.warm else 1)
+
+    @property
+    def warm(self) -> bool:
+        """Whether Milvus has answered, or was waited for long enough: a new replica replaces none that can search."""
+        return self.vectors.answered or time.monotonic() - self._made > VECTORS_PATIENCE
 
     async def replace(self, credentials: Credentials) -> None:
         """Take other credentials over; requests that run keep the old ones until they end."""

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     port: int = 8000
     metrics_port: int = 9090
     drain_seconds: float = Field(
-        default=3, description="After SIGTERM: how long to go on accepting while endpoints forget this Pod."
+        default=5, description="After SIGTERM: how long at least to go on accepting while endpoints forget this Pod."
     )
     grace_seconds: float = Field(
         default=130, description="After that: how long requests and streams may take; above the provider's timeout."

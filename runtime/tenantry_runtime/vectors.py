@@ -50,13 +50,14 @@ class Found:
 
 
 class Vectors:
-    """`available` says whether the last call succeeded; None before the first."""
+    """`available` says whether the last call succeeded (None before the first), `answered` whether one ever did."""
 
     def __init__(self, milvus: Milvus) -> None:
         self._milvus = milvus
         self._client: Client | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.available: bool | None = None
+        self.answered = False
 
     @property
     def tag(self) -> str:
@@ -150,7 +151,7 @@ class Vectors:
                 log.warning("the vectors can't be used: %s", error)
             self.available = False
             raise VectorsUnavailableError(str(error)) from None
-        self.available = True
+        self.available = self.answered = True
         return result
 
 

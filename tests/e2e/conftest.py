@@ -14,10 +14,7 @@ import pytest
 from dev.cluster import paths
 from dev.demo import install
 from dev.demo.target import Target, run_module
-from tests.e2e.world import World
-
-MANY = {"requestsPerMinute": 100_000, "tokensPerMinute": 10_000_000, "tokensPerDay": 1_000_000_000, "concurrency": 50}
-"""Limits that no test meets by accident."""
+from tests.e2e.world import MANY, World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,6 +63,8 @@ def world(target: Target) -> Iterator[World]:
         made.apply(made.name("stall"), made.name("later"))
         made.apply(made.name("keep"), wide, deletion={"policy": "Retain"})
         made.apply(made.name("drop"), wide)
+        made.apply(made.name("busy"), wide)
+        made.tier("wider", "enterprise", limits=MANY)
         yield made
     finally:
         made.clean()

@@ -23,6 +23,8 @@ from tests import samples
 
 READY_SECONDS = 150
 GONE_SECONDS = 150
+MANY = {"requestsPerMinute": 100_000, "tokensPerMinute": 10_000_000, "tokensPerDay": 1_000_000_000, "concurrency": 50}
+"""Limits that no test meets by accident."""
 
 
 class World:

@@ -8,14 +8,15 @@ from typing import Protocol
 
 from tenantry.credentials import Credentials
 from tenantry.desired.postgres.things import CONNECT_ROLE, SLOTS, Isolation, Things
+from tenantry.desired.quota import rollout_pods
 from tenantry.resolve import Resolved
 from tenantry_runtime import migrations as runtime_migrations
 from tenantry_runtime.config import Configuration
 
 TENANT_CONNECTIONS = 20
 RUNTIME_CONNECTIONS = 20
-RUNTIME_CONNECTIONS_PER_REPLICA = 10
-"""Each replica's pool, and as much again while a new version of it starts."""
+RUNTIME_CONNECTIONS_PER_POD = 10
+"""Each Pod's pool of 8, and the one that listens, for as many Pods as the quota lets be there during a rollout."""
 
 
 class Migration(Protocol):
@@ -79,7 +80,7 @@ def plan(
     things = Things(resolved.name, resolved.uid)
     own_database = resolved.database_isolation == "Database"
     connect = () if own_database else (CONNECT_ROLE,)
-    runtime_connections = RUNTIME_CONNECTIONS + RUNTIME_CONNECTIONS_PER_REPLICA * resolved.replicas
+    runtime_connections = RUNTIME_CONNECTIONS + RUNTIME_CONNECTIONS_PER_POD * rollout_pods(resolved.replicas)
     roles = [
         Role(things.owner),
         Role(things.runtime_owner),

@@ -15,7 +15,7 @@ def namespace_objects(resolved: Resolved, options: Options) -> list[Json]:
         *namespaces.namespaces(resolved),
         *rbac.operator_bindings(resolved, options),
         *quota.workload_quotas(resolved),
-        quota.runtime_quota(resolved, workload.ephemeral_limit(resolved)),
+        quota.runtime_quota(resolved),
         *quota.limit_ranges(resolved),
         *network.policies(resolved, options),
         *rbac.owner_bindings(resolved),

@@ -141,18 +141,19 @@ def _defaults(share: dict[str, int]) -> Json:
     return {"type": "Container", "default": amounts(1), "defaultRequest": amounts(2)}
 
 
-def runtime_quota(resolved: Resolved, ephemeral_limit: int) -> Json:
-    """Room for the replicas twice over and two more: a rollout's surge, and old Pods that still finish streams."""
-    pods = 2 * resolved.replicas + 2
-    each = resolved.resources
+def rollout_pods(replicas: int) -> int:
+    """The replicas twice over and two more: a rollout's surge, and old Pods that still finish streams."""
+    return 2 * replicas + 2
+
+
+def runtime_quota(resolved: Resolved) -> Json:
+    """Counts only.  What each Pod may use is in its own limits, and nobody but the operator makes any here.
+
+    A sum of CPU or memory that fits new, smaller Pods would count the old, larger ones too, and so refuse the Pod
+    that is to replace them: for ever, since the old ones stay until it serves.
+    """
     hard = {
-        "requests.cpu": quantity.cores(quantity.parse(each.cpu_request) * pods),
-        "limits.cpu": quantity.cores(quantity.parse(each.cpu_limit) * pods),
-        "requests.memory": canonical(quantity.parse(each.memory_request) * pods),
-        "limits.memory": canonical(quantity.parse(each.memory_limit) * pods),
-        "requests.ephemeral-storage": canonical(RUNTIME_EPHEMERAL_REQUEST * pods),
-        "limits.ephemeral-storage": canonical(ephemeral_limit * pods),
-        "pods": pieces(pods),
+        "pods": pieces(rollout_pods(resolved.replicas)),
         "configmaps": "10",
         "secrets": "10",
         "services": "2",

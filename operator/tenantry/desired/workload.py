@@ -17,10 +17,10 @@ CREDENTIALS_DIGEST = f"{names.GROUP}/credentials-digest"
 SECRET = "runtime"  # noqa: S105  (a Secret's name)
 CREDENTIALS_FOLDER = "/etc/tenantry"
 CREDENTIALS_FILE = "credentials.json"
-DRAIN_SECONDS = 3
-"""How long the API keeps answering after its Pod began to end: proxies need a moment to hear of it."""
-GRACE_SECONDS = 160
-"""Longer than the provider's timeout of 120 s, so that a stream under way ends by itself."""
+PRE_STOP_SECONDS = 2
+"""Before SIGTERM: a container that has just begun would not hear it, and be killed after the whole grace period."""
+GRACE_SECONDS = 180
+"""Longer than the API takes new requests after SIGTERM (up to 30 s) and the longest stream after that (130 s)."""
 
 
 def deployment(resolved: Resolved, options: Options, credentials_digest: str) -> Json:
@@ -150,7 +150,7 @@ def _container(resolved: Resolved, options: Options) -> Json:
         "startupProbe": _probe("/livez", period=1, failures=120),
         "livenessProbe": _probe("/livez", period=10, failures=6),
         "readinessProbe": _probe("/readyz", period=5, failures=3),
-        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -186,14 +186,14 @@ def _pod(resolved: Resolved, options: Options, labels: dict[str, str]) -> Json:
     }
     if resolved.region_spec.node_selector:
         pod["nodeSelector"] = dict(sorted(resolved.region_spec.node_selector.items()))
-    if resolved.replicas > 1:
-        pod["topologySpreadConstraints"] = [
-            {
-                "maxSkew": 1,
-                "topologyKey": key,
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": labels},
-            }
-            for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
-        ]
+    # Also for a single replica: another number of replicas restarts none.
+    pod["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": labels},
+        }
+        for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+    ]
     return pod

@@ -35,15 +35,17 @@ async def livez(_: Service, __: Request) -> Response:
 
 
 async def readyz(service: Service, _: Request) -> Response:
-    """Ready with a configuration and a database.  Milvus is told, but does not count: without it, what needs
-    no documents goes on."""
+    """Ready with a configuration and a database, and at first with Milvus, for which it waits 20 seconds.
+
+    After that Milvus is told, but does not count: without it, what needs no documents goes on.
+    """
     if service.draining:
         return _json({"status": "stopping"}, 503)
     checks = {
         "configuration": service.live.current is not None,
         "database": await service.store.healthy(),
     }
-    ready = all(checks.values())
+    ready = all(checks.values()) and service.warm
     told = {**checks, "vectors": service.vectors.available}
     return _json({"status": "ready" if ready else "not ready", "checks": told}, 200 if ready else 503)
 

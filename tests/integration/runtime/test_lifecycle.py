@@ -3,15 +3,18 @@
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from pydantic import SecretStr
 
 from dev.cluster import net
+from tenantry_runtime.draining import QUIET_SECONDS
 from tests.integration.runtime.stack import ROOT, Stack, Tenant, eventually, get, process
 from tests.integration.runtime.upstream import Upstream, delta
 
@@ -58,6 +61,26 @@ def test_no_secret_is_told_and_a_stop_is_told_before_the_port_closes(tenant: Ten
         replica.child.send_signal(signal.SIGTERM)
         eventually(lambda: get(f"{replica.url}/readyz")[0] == 503, timeout=5, every=0.05)
         assert get(f"{replica.url}/livez")[0] == 200
+        assert replica.child.wait(60) == 0
+
+
+def test_a_stop_takes_requests_for_as_long_as_they_come(tenant: Tenant, upstream: Upstream) -> None:
+    """Nodes that have not heard of the Pod's end still send to it, and clients keep their connections."""
+    with tenant.replica(TENANTRY_DRAIN_SECONDS="1") as replica, httpx.Client(trust_env=False) as kept:
+
+        def listed(client: httpx.Client) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {tenant.key}"}
+            return client.get(f"{replica.url}/v1/models", headers=headers, timeout=30).raise_for_status()
+
+        assert "connection" not in listed(kept).headers
+        replica.child.send_signal(signal.SIGTERM)
+        eventually(lambda: "draining" in replica.log.read_text(), every=0.05)
+        assert listed(kept).headers["connection"] == "close"
+        until = time.monotonic() + 2 * QUIET_SECONDS
+        while time.monotonic() < until:
+            with httpx.Client(trust_env=False) as anew:
+                assert listed(anew).headers["connection"] == "close"
+            time.sleep(0.2)
         assert replica.child.wait(60) == 0
 
 

@@ -8,6 +8,9 @@ from tenantry import names
 from tenantry.desired import kubernetes, rbac, scrape, workload
 from tenantry.desired.meta import DIGEST_ANNOTATION, digested
 from tenantry.desired.options import Options
+from tenantry_runtime import draining
+from tenantry_runtime.config import Provider
+from tenantry_runtime.settings import Settings
 from tests import samples
 
 OPTIONS = Options("example/runtime:1", image_pull_policy="Always")
@@ -140,7 +143,10 @@ def test_no_secret_is_in_the_pods_environment():
 
 def test_a_stream_under_way_may_end():
     spec = pod(samples.resolved("acme"))["spec"]
-    assert spec["terminationGracePeriodSeconds"] > 120 + workload.DRAIN_SECONDS
+    told = Settings.model_fields
+    runtime = draining.MOST_SECONDS + told["grace_seconds"].default + told["drain_seconds"].default
+    assert spec["terminationGracePeriodSeconds"] > workload.PRE_STOP_SECONDS + runtime
+    assert told["grace_seconds"].default > Provider.model_fields["timeout_seconds"].default
 
 
 def test_new_credentials_roll_the_pods_and_the_same_do_not():
@@ -182,7 +188,7 @@ def test_digests_are_of_the_spec_alone():
 def test_replicas_spread_and_may_be_evicted_one_at_a_time():
     one, two = samples.resolved("acme"), samples.resolved("acme", runtime={"replicas": {"min": 2}})
     assert workload.disruption_budget(one) is None
-    assert "topologySpreadConstraints" not in pod(one)["spec"]
+    assert pod(one) == pod(two), "another number of replicas restarts none"
     budget = workload.disruption_budget(two)
     assert budget is not None
     assert budget["spec"]["maxUnavailable"] == 1
