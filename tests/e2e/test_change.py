@@ -29,14 +29,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "custom instructions": {"ai": {"customInstructions": "Be brief."}},
     "retrieval": {"ai": {"retrieval": {"topK": 3}}},
     "a namespace more": {"namespaces": [{"suffix": "dev"}]},
-    "larger Pods": {"runtime": {"resources": {"cpuLimit": "8", "memoryLimit": "4Gi"}}},
-    "smaller Pods": {"runtime": {"resources": {"cpuLimit": "700m", "memoryLimit": "400Mi"}}},
-    "more replicas": {"runtime": {"replicas": {"min": 2}}},
-    "fewer replicas": {"runtime": {"replicas": {"min": 1}}},
+    "more and larger Pods": {"runtime": {"replicas": {"min": 2}, "resources": {"cpuLimit": "8", "memoryLimit": "4Gi"}}},
+    "fewer and smaller Pods": {
+        "runtime": {"replicas": {"min": 1}, "resources": {"cpuLimit": "700m", "memoryLimit": "400Mi"}}
+    },
     "tier up": {},
     "tier down": {},
 }
-ORDERED = (("more replicas", "fewer replicas"), ("larger Pods", "smaller Pods"), ("tier up", "tier down"))
+ORDERED = (("more and larger Pods", "fewer and smaller Pods"), ("tier up", "tier down"))
 
 
 @pytest.fixture(scope="module")
