@@ -53,7 +53,7 @@ class Breaker:
         trial = self._error is not None
         if self._error is not None:
             if self._trying or self._clock() < self._until:
-                self._waiting[tenant] = None
+                self._waits(tenant)
                 raise BackendError(self._error.reason, self._error.message)
             self._trying = True
         try:
@@ -79,8 +79,12 @@ class Breaker:
         self._error = error
         pause = self._pause * self._rng.uniform(0.5, 1)
         self._until = self._clock() + pause
-        self._waiting[tenant] = None
+        self._waits(tenant)
         self._later(pause)
+
+    def _waits(self, tenant: str) -> None:
+        if tenant:
+            self._waiting[tenant] = None
 
     def _later(self, seconds: float) -> None:
         if self._wake is None:

@@ -1,8 +1,10 @@
 """The only file that imports kopf: watch events in, keys into the queue out."""
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kopf
@@ -90,13 +92,23 @@ def _matters(kind: Kind, before: Json, after: Json) -> bool:
     return any(before.get(f) != after.get(f) for f in {*before, *after} - {"metadata", "status"})
 
 
+class Backoffs:
+    """Pauses without end, in seconds: a watch that gave up would never be heard of again."""
+
+    def __iter__(self) -> Iterator[float]:
+        for longest in itertools.chain((0.2, 0.5, 1, 2), itertools.repeat(5)):
+            yield longest * random.uniform(0.5, 1)  # noqa: S311 - jitter
+
+
 def settings() -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
     made.posting.enabled = False
     for kind in CHILDREN:
         made.watching.label_selectors[kind.group or "", kind.plural] = selector()
     made.persistence.finalizer = "kopf.dev/unused"
-    made.networking.error_backoffs = [0.2, 0.5, 1, 2, 5]
+    made.networking.error_backoffs = Backoffs()
+    # It may end and begin again in one process, as the Lease goes and comes: its end is not the end of the process.
+    made.process.ultimate_exiting_timeout = None
     return made
 
 

@@ -1,11 +1,16 @@
-"""One leader among the replicas, by a Lease.  A leader that can't renew in time stops at once."""
+"""One leader among the replicas, by a Lease.  A leader that can't renew in time stops at once.
+
+With a Lease of 10 s (the default): the leader renews every 2 s; 6.7 s after its last renewal it neither leads nor
+writes; a standby that has seen no renewal for 10 s takes over, so at most 12 s after the leader was killed, since its
+last look may have been 2 s before that.
+"""
 
 import asyncio
 import logging
-import time
 from datetime import UTC, datetime
 
 from tenantry.backends.connection import ApiError, Connection, Json
+from tenantry.backends.fence import Fence, clock
 from tenantry.backends.kinds import LEASE
 
 logger = logging.getLogger(__name__)
@@ -13,7 +18,7 @@ LEASE_NAME = "tenantry"
 
 
 class LostLeadership(Exception):
-    """Another replica may lead now: this one must end."""
+    """Another replica may lead now: this one must stop its work."""
 
 
 def _now() -> str:
@@ -24,53 +29,75 @@ class Leader:
     """`acquire()`, then `keep()` beside the work, then `release()`.
 
     As in client-go: what counts is how long this process has seen no renewal, never another host's clock.
+    `fence` is open while this replica may write.
     """
 
-    def __init__(self, connection: Connection, namespace: str, identity: str, seconds: float) -> None:
+    def __init__(
+        self, connection: Connection, namespace: str, identity: str, seconds: float, fence: Fence | None = None
+    ) -> None:
         self._connection = connection
         self._namespace = namespace
         self._identity = identity
         self._seconds = seconds
-        self._renewed = 0.0
+        self._fence = fence or Fence()
+        self._fence.shut()
+        self._renewed = -seconds
 
     async def acquire(self) -> None:
         """Returns when this replica leads."""
-        seen, since = "", time.monotonic()
+        seen, since, lasts = "", clock(), self._seconds
+        held = False
         while True:
             try:
                 lease = await self._get()
-                spec = (lease or {}).get("spec", {})
+                spec = (lease or {}).get("spec") or {}
                 mark = f"{spec.get('holderIdentity')}/{spec.get('renewTime')}"
-                if mark != seen:
-                    seen, since = mark, time.monotonic()
                 holder = spec.get("holderIdentity", "")
-                lasts = float(spec.get("leaseDurationSeconds", self._seconds))
-                if not holder or holder == self._identity or time.monotonic() - since > lasts:
+                if lease is not None and mark != seen:
+                    seen, since = mark, clock()
+                    lasts = float(spec.get("leaseDurationSeconds") or self._seconds)
+                    held = bool(holder) and holder != self._identity
+                # A Lease that was deleted under its holder is held until it would have run out.
+                if not held or clock() - since > lasts:
                     await self._write(lease, spec)
                     logger.info("This replica (%s) leads", self._identity)
                     return
             except ApiError as error:
                 if error.status != 409:
                     logger.warning("The Lease can't be had: %s", error.message)
-            await asyncio.sleep(self._seconds / 5)
+            pause = self._seconds / 5
+            if held:
+                pause = min(pause, since + lasts - clock() + 0.05)
+            await asyncio.sleep(max(pause, 0.1))
 
     async def keep(self) -> None:
         """Renews until cancelled; raises LostLeadership when that fails for too long."""
+        pause = self._seconds / 5
         while True:
-            await asyncio.sleep(self._seconds / 5)
+            await asyncio.sleep(pause)
+            left = self._renewed + self._lasts - clock()
             try:
-                async with asyncio.timeout(self._seconds / 3):
+                async with asyncio.timeout(min(self._seconds / 3, max(left, self._seconds / 10))):
                     lease = await self._get()
-                    if lease is None or lease["spec"].get("holderIdentity") != self._identity:
+                    if lease is not None and lease["spec"].get("holderIdentity") != self._identity:
+                        self._fence.shut()
                         raise LostLeadership("another replica holds the Lease")
-                    await self._write(lease, lease["spec"])
+                    await self._write(lease, lease["spec"] if lease else {})
+                pause = self._seconds / 5
             except (ApiError, TimeoutError) as error:
-                # The others wait for the whole duration; end well before them.
-                if time.monotonic() - self._renewed > self._seconds * 2 / 3:
+                if clock() - self._renewed > self._lasts:
+                    self._fence.shut()
                     raise LostLeadership(f"the Lease could not be renewed: {error}") from None
+                pause = self._seconds / 10
+
+    @property
+    def _lasts(self) -> float:
+        """The others wait for the whole duration; end well before them."""
+        return self._seconds * 2 / 3
 
     async def release(self) -> None:
         """Let another replica lead at once."""
+        self._fence.shut()
         try:
             lease = await self._get()
             if lease and lease["spec"].get("holderIdentity") == self._identity:
@@ -94,9 +121,9 @@ class Leader:
             "leaseDurationSeconds": max(1, round(self._seconds)),
             "acquireTime": old.get("acquireTime") if mine else _now(),
             "renewTime": _now(),
-            "leaseTransitions": int(old.get("leaseTransitions", 0)) + (0 if mine else 1),
+            "leaseTransitions": int(old.get("leaseTransitions") or 0) + (0 if mine else 1),
         }
-        started = time.monotonic()
+        started = clock()
         if lease is None:
             meta = {"name": LEASE_NAME, "namespace": self._namespace}
             await self._connection.request(
@@ -108,6 +135,7 @@ class Leader:
         else:
             await self._replace(lease, spec)
         self._renewed = started
+        self._fence.open_until(started + self._lasts)
 
     async def _replace(self, lease: Json, spec: Json) -> None:
         version = lease["metadata"]["resourceVersion"]

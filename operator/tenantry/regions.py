@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tenantry.api import DataRegion, Reason
 from tenantry.backends.errors import BackendError
+from tenantry.backends.fence import Fence
 from tenantry.backends.kinds import SECRET
 from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.backends.milvus import MilvusBackend
@@ -50,8 +51,10 @@ class Regions:
         partitions_per_collection: int,
         believed_seconds: float,
         wake: Wake | None = None,
+        fence: Fence | None = None,
     ) -> None:
         """`wake` is called for tenants that waited for a store."""
+        self._fence = fence
         self._kubernetes = kubernetes
         self._namespace = namespace
         self._partitions = partitions_per_collection
@@ -98,7 +101,8 @@ class Regions:
                         user=postgres["username"],
                         password=postgres["password"],
                         sslmode=server.sslmode,
-                    )
+                    ),
+                    fence=self._fence,
                 ),
                 milvus=MilvusBackend(
                     MilvusServer(
@@ -109,6 +113,7 @@ class Regions:
                     ),
                     spread=self._partitions,
                     remember=self._believed,
+                    fence=self._fence,
                 ),
                 provider_api_key=provider["api-key"],
                 database_breaker=Breaker(self._wake),

@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import random
 import signal
 import socket
 import sys
+import uuid
+from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -14,6 +17,7 @@ from pydantic import ValidationError
 from tenantry import installation, log
 from tenantry.accesskeys import AccessKeys
 from tenantry.backends.connection import ApiError, Connection
+from tenantry.backends.fence import Fence
 from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.backends.observed import Observed
 from tenantry.deletion import Deletion
@@ -39,18 +43,26 @@ class Operator:
     def __init__(self, settings: Settings, connection: Connection | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.connection = connection or Connection(counted=self.metrics.count_request)
-        self.identity = settings.pod or socket.gethostname()
+        self.fence = Fence()
+        self.connection = connection or Connection(counted=self.metrics.count_request, fence=self.fence)
+        # Two on one host are two.
+        self.identity = settings.pod or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self.observed = Observed()
         self.view = View()
         self.kubernetes = KubernetesBackend(self.connection, self.observed)
         self.believed = settings.resync_seconds * 0.75
         self.queue: Queue | None = None
         self.regions = Regions(
-            self.kubernetes, settings.namespace, settings.partitions_per_collection, self.believed, self._wake
+            self.kubernetes,
+            settings.namespace,
+            settings.partitions_per_collection,
+            self.believed,
+            self._wake,
+            self.fence,
         )
-        self.leader = Leader(self.connection, settings.namespace, self.identity, settings.lease_seconds)
-        self.leading = False
+        self.leader = Leader(self.connection, settings.namespace, self.identity, settings.lease_seconds, self.fence)
+        self.on_signals: Callable[[], None] = lambda: None
+        """Called when kopf, which takes SIGTERM and SIGINT for itself while it watches, has ended."""
 
     def _wake(self, tenant: str, delay: float) -> None:
         if self.queue:
@@ -89,7 +101,6 @@ class Operator:
         watches = Watches(self.kubernetes, self.view, self.observed, queue)
         await watches.relist(first=True)
         logger.info("%d tenants are there", len(self.view.tenants))
-        self.leading = True
         self.metrics.leader.set(1)
         async with asyncio.TaskGroup() as group:
             group.create_task(watch(watches, self.connection, self.identity))
@@ -97,27 +108,42 @@ class Operator:
             group.create_task(queue.run())
 
     async def run(self) -> None:
-        """Until cancelled, or until another replica leads (LostLeadership)."""
+        """Until cancelled or told to end (Ended): waits for the Lease, leads, and waits again if it loses it."""
         servers = await serve(self)
         try:
-            await self.leader.acquire()
-            keeping = asyncio.create_task(self.leader.keep())
-            leading = asyncio.create_task(self.lead())
-            try:
-                done, _ = await asyncio.wait({keeping, leading}, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            finally:
-                for task in (leading, keeping):
-                    task.cancel()
-                await asyncio.gather(leading, keeping, return_exceptions=True)
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(self.leader.release(), 5)
+            while True:
+                await self.leader.acquire()
+                try:
+                    await self._lead_while_held()
+                except LostLeadership as error:
+                    logger.error("This replica no longer leads: %s", error)
+                except ApiError as error:
+                    if not error.unavailable:
+                        raise
+                    logger.warning("This replica stops leading for now: %s", error.message)
+                    await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         finally:
             for server in servers:
                 await server.cleanup()
             await self.regions.close()
             await self.connection.close()
+
+    async def _lead_while_held(self) -> None:
+        keeping = asyncio.create_task(self.leader.keep())
+        leading = asyncio.create_task(self.lead())
+        try:
+            done, _ = await asyncio.wait({keeping, leading}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (leading, keeping):
+                task.cancel()
+            await asyncio.gather(leading, keeping, return_exceptions=True)
+            self.queue = None
+            self.metrics.leader.set(0)
+            self.on_signals()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self.leader.release(), 5)
 
 
 async def serve(operator: Operator) -> list[web.AppRunner]:
@@ -148,16 +174,18 @@ async def _main(settings: Settings) -> int:
     operator = Operator(settings)
     task = asyncio.create_task(operator.run())
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+
+    def on_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+
+    operator.on_signals = on_signals
+    on_signals()
     try:
         await task
     except asyncio.CancelledError:
         logger.info("Ended on request")
         return 0
-    except LostLeadership as error:
-        logger.error("Ends: %s", error)
-        return 1
     except ApiError as error:
         logger.error("Ends: the API server said %d: %s", error.status, error.message)
         return 1

@@ -218,7 +218,7 @@ class Subsystems:
         """The Milvus collection that the tenant shall have; empty where Milvus can't be asked now."""
         try:
             backends = await self.regions.get(work.region)
-            place = await backends.vectors_breaker(lambda: backends.milvus.place(work.resolved))
+            place = await backends.vectors_breaker(lambda: backends.milvus.place(work.resolved), work.tenant.name)
         except (BackendError, ApiError):
             return ""
         return place.collection

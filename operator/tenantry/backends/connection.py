@@ -7,6 +7,7 @@ the CPU for each write.
 import asyncio
 import contextlib
 import json
+import random
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,9 +18,12 @@ import aiohttp
 from kubernetes import client as official
 from kubernetes import config as official_config
 
+from tenantry.backends.fence import MESSAGE, Fence
+
 Json = dict[str, Any]
 
 TIMEOUT_SECONDS = 30
+FIRST_PAUSE_SECONDS = 0.1
 ATTEMPTS = 4
 """Tries for a request that never reached the server or was told to come again (429, 503)."""
 
@@ -58,10 +62,17 @@ def ssl_context(made: Any) -> ssl.SSLContext:
 class Connection:
     """Sends requests, counts them by verb and resource, and turns failures into `ApiError`."""
 
-    def __init__(self, made: Any | None = None, counted: Callable[[str, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        made: Any | None = None,
+        counted: Callable[[str, str], None] | None = None,
+        fence: Fence | None = None,
+    ) -> None:
+        """`fence`: nothing but Leases is written while it is shut."""
         self._configuration = made or configuration()
         self._ssl = ssl_context(self._configuration)
         self._session: aiohttp.ClientSession | None = None
+        self._fence = fence or Fence()
         self._counted = counted or (lambda verb, resource: None)
         self.requests: Counter[tuple[str, str]] = Counter()
 
@@ -109,11 +120,16 @@ class Connection:
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> Json:
-        """One request; its JSON answer.  `resource` is what metrics call it, such as ``namespaces``."""
+        """One request; its JSON answer.  `resource` is what metrics call it, such as ``namespaces``.
+
+        Raises ApiError, and nothing else, whatever the server, a proxy before it or the network answers.
+        """
         method = {"get": "GET", "list": "GET", "create": "POST", "delete": "DELETE"}.get(verb, "PATCH")
         data = json.dumps(body).encode() if body is not None else None
-        pause = 0.1
+        pause = FIRST_PAUSE_SECONDS
         for attempt in range(1, ATTEMPTS + 1):
+            if self._fence.shuts_out and verb not in ("get", "list") and resource != "leases":
+                raise ApiError(0, "Fenced", MESSAGE)
             headers = {"Accept": "application/json"}
             if data is not None:
                 headers["Content-Type"] = content_type
@@ -125,29 +141,55 @@ class Connection:
                 async with self._open().request(
                     method, self.server + path, data=data, headers=headers, params=params
                 ) as answer:
-                    text = await answer.text()
+                    text = (await answer.read()).decode(errors="replace")
                     if answer.status < 300:
-                        return json.loads(text) if text else {}
+                        return _json(text)
                     error = _error(answer.status, text)
-                    wait = float(answer.headers.get("Retry-After", 0) or 0)
-            except (aiohttp.ClientError, TimeoutError, OSError) as problem:
-                error = ApiError(0, "Unreachable", f"The API server does not answer ({type(problem).__name__})")
+                    wait = _seconds(answer.headers.get("Retry-After", ""))
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as problem:
+                error = ApiError(0, "Unreachable", f"The API server does not answer ({_said(problem)})")
                 wait = 0
                 if not isinstance(problem, aiohttp.ClientConnectorError) and verb == "create":
                     raise error from None
             if attempt == ATTEMPTS or error.status not in (0, 429, 503):
                 raise error from None
-            await asyncio.sleep(max(pause, min(wait, 5)))
+            await asyncio.sleep(max(pause * random.uniform(0.5, 1), min(wait, 5)))  # noqa: S311 - jitter
             pause *= 3
         raise AssertionError("unreachable")
 
 
+def _json(text: str) -> Json:
+    """An object; ValueError for anything else, as a proxy or a captive portal answers it."""
+    try:
+        answer = json.loads(text) if text else {}
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(answer, dict):
+        raise ValueError("no object")
+    return answer
+
+
 def _error(status: int, text: str) -> ApiError:
     reason, message = "", text[:500]
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):
         answer = json.loads(text)
-        reason, message = answer.get("reason", ""), answer.get("message", message)
-    return ApiError(status, reason, message)
+        reason, message = str(answer.get("reason") or ""), str(answer.get("message") or message)
+    return ApiError(status, reason, message or f"HTTP {status} without a word")
+
+
+def _seconds(text: str) -> float:
+    """Of a Retry-After; 0 for a date, which the API server never sends."""
+    with contextlib.suppress(ValueError):
+        return max(0.0, min(float(text), 3600.0))
+    return 0.0
+
+
+def _said(problem: Exception) -> str:
+    if isinstance(problem, ValueError) and not isinstance(problem, aiohttp.ClientError):
+        return "what came is no JSON object: is there a proxy before it?"
+    if isinstance(problem, aiohttp.ClientSSLError | ssl.SSLError):
+        return "its certificate or its TLS was not accepted"
+    return type(problem).__name__
 
 
 def from_kubeconfig(path: Path | str) -> Any:

@@ -10,6 +10,7 @@ from typing import Literal
 from tenantry.api.conditions import Reason
 from tenantry.api.tier import VectorIsolation
 from tenantry.backends.errors import BackendError
+from tenantry.backends.fence import Fence
 from tenantry.backends.inventory import Stored
 from tenantry.backends.milvus.access import Access
 from tenantry.backends.milvus.client import CALL_SECONDS, Client, Server
@@ -66,11 +67,12 @@ class MilvusBackend:
         spread: int = SPREAD,
         remember: float = REMEMBER_SECONDS,
         timeout: float = CALL_SECONDS,
+        fence: Fence | None = None,
     ) -> None:
         self._server = server
         self._spread = spread
         self._remember = remember
-        self._client = Client(server, timeout)
+        self._client = Client(server, timeout, fence)
         self._access = Access(self._client)
         self._storage = Storage(self._client)
         self._memory = _Memory()

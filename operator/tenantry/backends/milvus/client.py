@@ -11,6 +11,7 @@ import grpc.aio
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
+from tenantry.backends.fence import MESSAGE, Fence
 from tenantry.backends.milvus.protocol import service
 
 CALL_SECONDS = 10.0
@@ -73,8 +74,9 @@ class Failure(Exception):
 class Client:
     """Asks one server.  The channel is made at the first call, in the loop that makes it."""
 
-    def __init__(self, server: Server, timeout: float = CALL_SECONDS) -> None:
+    def __init__(self, server: Server, timeout: float = CALL_SECONDS, fence: Fence | None = None) -> None:
         self.server = server
+        self._fence = fence or Fence()
         self._timeout = timeout
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
@@ -107,6 +109,8 @@ class Client:
         self, method: str, request: Any, login: Login | None, database: str = "default", accept: Collection[int] = ()
     ) -> Any:
         """Ask as `login` (None: as nobody).  Raises Denied, Failure, or BackendError where nobody answers."""
+        if self._fence.shuts_out:
+            raise BackendError(Reason.RETRYING, MESSAGE)
         metadata = [("dbname", database)]
         if login is not None:
             token = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()

@@ -7,6 +7,7 @@ import psycopg
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
+from tenantry.backends.fence import Fence
 from tenantry.backends.inventory import Stored
 from tenantry.backends.postgres import errors, observe, removal
 from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
@@ -42,8 +43,13 @@ class DatabaseSeen:
 class PostgresBackend:
     """One region's PostgreSQL.  Every method raises `BackendError` within about 10 s when it does not answer."""
 
-    def __init__(self, admin: Admin, connection_class: type[Connection] = psycopg.AsyncConnection) -> None:
-        self._connections = Connections(admin, connection_class)
+    def __init__(
+        self,
+        admin: Admin,
+        connection_class: type[Connection] = psycopg.AsyncConnection,
+        fence: Fence | None = None,
+    ) -> None:
+        self._connections = Connections(admin, connection_class, fence)
 
     async def ensure(self, plan: DatabasePlan, *, logins: bool = False) -> DatabaseSeen:
         """A steady tenant costs one query (at level Database one more, in its own database) and no write.

@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
+from tenantry.backends.fence import MESSAGE, Fence
 from tenantry.backends.postgres import errors
 from tenantry.desired.postgres.statements import Correction, Statement
 
@@ -67,8 +68,9 @@ class Unreadable(BackendError):
 class Session:
     """One connection in one task; every failure is a `BackendError`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, fence: Fence | None = None) -> None:
         self._connection = connection
+        self._fence = fence or Fence()
         self._warnings: list[str] = []
         connection.add_notice_handler(self._notice)
 
@@ -87,6 +89,8 @@ class Session:
     ) -> list[TupleRow]:
         """The rows of the statement, of which `what` says what it is for; `strict`: a warning is an error."""
         self._warnings.clear()
+        if self._fence.shuts_out:
+            raise BackendError(Reason.RETRYING, MESSAGE)
         try:
             cursor = await _execute(self._connection, statement, values, seconds)
             rows = await cursor.fetchall() if cursor.description else []
@@ -136,8 +140,14 @@ class Session:
 class Connections:
     """At most POOL_SIZE at once; those to the application database are kept and used again."""
 
-    def __init__(self, admin: Admin, connection_class: type[Connection] = psycopg.AsyncConnection) -> None:
+    def __init__(
+        self,
+        admin: Admin,
+        connection_class: type[Connection] = psycopg.AsyncConnection,
+        fence: Fence | None = None,
+    ) -> None:
         self.admin = admin
+        self._fence = fence
         self._class = connection_class
         self._places = asyncio.Semaphore(POOL_SIZE)
         self._idle: list[Connection] = []
@@ -156,7 +166,7 @@ class Connections:
         try:
             keep = database in (None, self.admin.database)
             connection = (self._take() if keep else None) or await self._open(database or self.admin.database)
-            session = Session(connection)
+            session = Session(connection, self._fence)
             try:
                 yield session
             finally:

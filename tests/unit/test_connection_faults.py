@@ -1,0 +1,170 @@
+"""Whatever comes in place of the API server's answer is an ApiError: nobody else has to know of it."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from kubernetes.client import Configuration
+
+from tenantry.backends import connection as connections
+from tenantry.backends.connection import ApiError, Connection
+from tenantry.backends.fence import Fence, clock
+from tests.certificates import Authority
+
+PATH = "/api/v1/namespaces/default"
+
+
+class Server:
+    """Answers every request with the next of `answers` (the last one again and again), word for word."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next((int(h[15:]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")), 0)
+                await reader.readexactly(length)
+                self.asked.append(head.split(b" ")[0].decode())
+                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                if answer == b"hang":
+                    await asyncio.sleep(60)
+                writer.write(answer)
+                await writer.drain()
+                if b"Connection: close" in answer or not answer:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+def http(status: int, body: bytes, *headers: str, length: int | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status} x", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
+
+
+@asynccontextmanager
+async def served(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], fence: Fence | None = None
+) -> AsyncIterator[Connection]:
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    made = Configuration()
+    made.host = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    connection = Connection(made, fence=fence)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+        server.close()
+
+
+async def ask(connection: Connection, verb: str = "get") -> dict:
+    return await connection.request(verb, PATH, resource="namespaces", body={} if verb != "get" else None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        (http(200, b"<html>Please log in</html>"), 0, "no JSON object"),
+        (http(200, b"[1, 2]"), 0, "no JSON object"),
+        (http(200, b"\xff\xfe\x00"), 0, "no JSON object"),
+        (http(200, b"[" * 100_000), 0, "no JSON object"),
+        (http(200, b'{"kind": "Namespace"', length=500), 0, "does not answer"),
+        (b"not even HTTP\r\n\r\n", 0, "does not answer"),
+        (b"", 0, "does not answer"),
+        (http(500, b"oops"), 500, "oops"),
+        (http(500, b""), 500, "HTTP 500"),
+        (http(502, b"<html>Bad gateway</html>"), 502, "Bad gateway"),
+        (http(409, b'{"reason": "Conflict", "message": "changed"}'), 409, "changed"),
+        (http(400, b'{"reason": null, "message": null}'), 400, "null"),
+        (http(404, b'"gone"'), 404, "gone"),
+        (http(429, b"{}", "Retry-After: Wed, 21 Oct 2026 07:28:00 GMT"), 429, "{}"),
+        (http(503, b"{}", "Retry-After: 0"), 503, "{}"),
+        (http(302, b"", "Location: http://127.0.0.1:1/"), 0, "does not answer"),
+    ],
+)
+async def test_every_odd_answer_is_an_api_error(
+    answer: bytes, status: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "FIRST_PAUSE_SECONDS", 0.001)
+    async with served(Server(answer)) as connection:
+        with pytest.raises(ApiError) as raised:
+            await ask(connection)
+    assert raised.value.status == status
+    assert says in raised.value.message
+    assert raised.value.unavailable == (status in (0, 429) or status >= 500)
+
+
+async def test_what_passes_is_asked_again_in_time_and_no_more_than_that() -> None:
+    good = http(200, b'{"kind": "Namespace"}')
+    server = Server(http(503, b""), b"", good)
+    async with served(server) as connection:
+        assert await ask(connection) == {"kind": "Namespace"}
+    assert len(server.asked) >= 3  # aiohttp itself asks once more where a connection ended without a word
+    server = Server(http(429, b"{}", "Retry-After: 1"), good)
+    async with served(server) as connection:
+        started = asyncio.get_running_loop().time()
+        await ask(connection)
+        assert asyncio.get_running_loop().time() - started >= 0.99
+    server = Server(http(503, b""))
+    async with served(server) as connection:
+        with pytest.raises(ApiError):
+            await ask(connection)
+    assert len(server.asked) == connections.ATTEMPTS
+
+
+async def test_a_creation_whose_answer_was_lost_is_not_sent_again() -> None:
+    server = Server(http(201, b'{"kind"', length=100))
+    async with served(server) as connection:
+        with pytest.raises(ApiError):
+            await ask(connection, "create")
+    assert server.asked == ["POST"]
+
+
+async def test_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "TIMEOUT_SECONDS", 0.1)
+    async with served(Server(b"hang")) as connection:
+        with pytest.raises(ApiError, match="TimeoutError"):
+            await ask(connection)
+
+
+async def test_a_certificate_of_somebody_else(tmp_path) -> None:
+    (tmp_path / "theirs").mkdir()
+    theirs = Authority(tmp_path / "theirs").issue("server", "somebody", hosts=["127.0.0.1"])
+    (tmp_path / "ours").mkdir()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(theirs.certificate, theirs.key)
+    server = await asyncio.start_server(Server(http(200, b"{}")), "127.0.0.1", 0, ssl=context)
+    made = Configuration()
+    made.host = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    made.ssl_ca_cert = str(Authority(tmp_path / "ours").certificate)
+    connection = Connection(made)
+    try:
+        with pytest.raises(ApiError, match="TLS was not accepted") as raised:
+            await ask(connection)
+        assert raised.value.unavailable
+    finally:
+        await connection.close()
+        server.close()
+
+
+async def test_nothing_but_leases_is_written_while_the_fence_is_shut() -> None:
+    fence = Fence()
+    server = Server(http(200, b"{}"))
+    async with served(server, fence) as connection:
+        await ask(connection, "patch")
+        fence.open_until(clock() - 1)
+        for verb in ("patch", "apply", "create", "delete"):
+            with pytest.raises(ApiError, match="Lease has run out") as raised:
+                await ask(connection, verb)
+            assert raised.value.unavailable
+        assert server.asked == ["PATCH"]
+        await ask(connection, "get")
+        await connection.request("patch", PATH, resource="leases", body={})
+        fence.open_until(clock() + 60)
+        await ask(connection, "delete")
+    assert server.asked == ["PATCH", "GET", "PATCH", "DELETE"]
