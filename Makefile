@@ -48,9 +48,9 @@ format: venv ## Write the code as the linter wants it
 crds: venv ## Write crds/ and the chart's copies from the models
 	@$(PY) -m tenantry.api.crd crds charts/tenantry/crds
 
-bench: venv ## Measure; docs/performance.md says how to read the tables
+bench: venv ## Measure, about ten minutes (FULL=1: all sizes, an hour); docs/performance.md says how to read it
 	@$(PY) -m bench.api_writes
-	@$(PY) -m bench.provisioning --tenants 50
+	@$(PY) -m bench.provisioning $(if $(FULL),--full)
 
 lock: venv ## Resolve requirements/*.lock anew, with hashes and without addresses
 	@for extra in operator runtime dev; do \

@@ -25,6 +25,8 @@ from tests.certificates import Authority, Pair
 
 ROOT = Path(__file__).resolve().parents[1]
 KUBE = ROOT / ".dev" / "bin" / "kube"
+KWOK = ROOT / ".dev" / "bin" / "kwok"
+STAGES = Path(__file__).with_name("kwok.yaml")
 CRDS = ROOT / "crds"
 HOST = "127.0.0.1"
 ATTEMPTS = 3
@@ -123,6 +125,62 @@ class ControlPlane:
             "kube-controller-manager",
         )
 
+    def start_fake_nodes(self, count: int = 2) -> None:
+        """Nodes whose Pods run at once and cost nothing: kwok plays them, the scheduler fills them.
+
+        kwok must be built: `dev.cluster.golang.build("kwok")`.  Start the controllers first.
+        """
+        scheduler = self.authority.issue("scheduler", "system:kube-scheduler")
+        config = self._write_kubeconfig(self.folder / "scheduler.kubeconfig", scheduler)
+        settings = self.folder / "scheduler.yaml"
+        document = {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "clientConnection": {"kubeconfig": str(config), "qps": 200, "burst": 400},
+            "leaderElection": {"leaderElect": False},
+        }
+        settings.write_text(yaml.safe_dump(document))
+        self._spawn(
+            "kube-scheduler",
+            f"--config={settings}",
+            f"--authentication-kubeconfig={config}",
+            f"--authorization-kubeconfig={config}",
+            "--secure-port=0",
+        )
+        self._spawn(
+            "kwok",
+            f"--kubeconfig={self.kubeconfig}",
+            "--manage-all-nodes=true",
+            "--cidr=10.64.0.0/12",
+            "--node-ip=127.0.0.1",
+            "--node-lease-duration-seconds=40",
+            f"--config={STAGES}",
+            "-v=WARN",
+            program=[KWOK],
+        )
+        room = {"cpu": "100k", "memory": "100Ti", "ephemeral-storage": "1Pi", "pods": "1M"}
+        for number in range(count):
+            name = f"fake-{number}"
+            answer = self._clients[0].post(
+                "/api/v1/nodes",
+                json={
+                    "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
+                    "status": {"capacity": room, "allocatable": room},
+                },
+            )
+            if answer.status_code >= 300:
+                raise StartError(f"node {name} was refused: {answer.text}")
+        self._wait(lambda: self._nodes_ready() == count, "kwok")
+
+    def _nodes_ready(self) -> int:
+        nodes = self._get("/api/v1/nodes").json()["items"]
+        conditions = [c for node in nodes for c in node["status"].get("conditions", ())]
+        return sum(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+    def pids(self) -> dict[str, int]:
+        """Of the programs that run, by name."""
+        return {name: running.pid for name, running in self._running.items()}
+
     def client(self, user: str = "", groups: Sequence[str] = ()) -> httpx.Client:
         """An HTTP client of the API server: the admin's, or one that acts as somebody else.  Closed by `stop()`."""
         headers = [("Impersonate-User", user)] if user else []
@@ -196,11 +254,10 @@ class ControlPlane:
         )
         self._wait(lambda: self._get("/readyz").status_code == 200, "kube-apiserver")
 
-    def _spawn(self, part: str, *flags: str) -> None:
+    def _spawn(self, part: str, *flags: str, program: Sequence[Path | str] = ()) -> None:
         log = self.folder / f"{part}.log"
-        child = process.spawn(
-            [*_ends_with_us(), KUBE, part, *flags], log, env=_environment(self.folder), cwd=self.folder
-        )
+        words = [*_ends_with_us(), *(program or (KUBE, part)), *flags]
+        child = process.spawn(words, log, env=_environment(self.folder), cwd=self.folder)
         self._children.append(child)
         found = process.find(child.pid)
         if found is None:

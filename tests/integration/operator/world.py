@@ -249,14 +249,16 @@ class World:
         )  # fmt: skip
         return found.returncode, found.stdout + found.stderr
 
-    def start(self, name: str = "operator", *, resync_seconds: float = RESYNC_SECONDS) -> Replica:
+    def start(
+        self, name: str = "operator", *, resync_seconds: float = RESYNC_SECONDS, lease_seconds: float = 4
+    ) -> Replica:
         """Start one more replica."""
         metrics, health = net.free_port(), net.free_port()
         log = self.folder / f"{name}-{len(self.replicas)}.log"
         variables = {
             "TENANTRY_POD": f"{name}-{len(self.replicas)}",
             "TENANTRY_RESYNC_SECONDS": str(resync_seconds),
-            "TENANTRY_LEASE_SECONDS": "4",
+            "TENANTRY_LEASE_SECONDS": str(lease_seconds),
             "TENANTRY_LISTEN": "127.0.0.1",
             "TENANTRY_METRICS_PORT": str(metrics),
             "TENANTRY_HEALTH_PORT": str(health),

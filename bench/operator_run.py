@@ -1,0 +1,186 @@
+"""One measured run of the operator: N tenants applied at once, until all are Ready, and then at rest."""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import httpx
+
+from bench import processes
+from bench.servers import OTHER, Servers, Watch, ready, say, wait
+from tenantry import names
+from tenantry.backends import kinds
+from tests.integration.operator.world import GROUP, Replica, World
+
+IDLE_SECONDS = 60
+RESYNC_SECONDS = 300
+LEASE_SECONDS = 15
+"""A leader on a machine that is busy on purpose is given more time than the chart's ten seconds."""
+LONGEST_SECONDS = 3600
+
+
+@dataclass
+class Run:
+    """What one run showed; times in seconds, CPU in milliseconds for each tenant, memory in MB."""
+
+    tenants: int
+    seconds: float
+    """From the first apply until the last tenant was Ready."""
+    took: dict[str, float]
+    """Tenant -> from its apply to Ready."""
+    cpu: dict[str, float]
+    requests: Counter[str]
+    """Of the operator to the API server until all were Ready, by verb and resource, Leases apart."""
+    objects: float = 0
+    """Of one tenant, with its Secrets, AccessKey and Event; counted on the API server."""
+    idle_writes: float = 0
+    memory: float = 0
+    start_seconds: float = 0
+    """From the start of a second process until it leads and has listed everything."""
+    look_seconds: float = 0
+    """And until it has looked at every tenant in every store."""
+    start_writes: float = 0
+    start_memory: float = 0
+
+    @property
+    def rate(self) -> float:
+        return self.tenants / self.seconds
+
+    def percentile(self, percent: int, names: Iterable[str] | None = None) -> float:
+        took = [self.took[name] for name in names] if names else list(self.took.values())
+        return statistics.quantiles(took, n=100, method="inclusive")[percent - 1]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One tenant to be applied; `counts` is False where it can't become Ready, since its region is away."""
+
+    name: str
+    tier: str = "free"
+    region: str = ""
+    counts: bool = True
+
+
+def mixed(free: int, pro: int, enterprise: int) -> list[Planned]:
+    """The three tiers, spread evenly."""
+    sizes = {"free": free, "pro": pro, "enterprise": enterprise}
+    places = [((n + 0.5) / size, tier, n) for tier, size in sizes.items() for n in range(size)]
+    return [Planned(f"{tier}-{n}", tier) for _, tier, n in sorted(places)]
+
+
+def fifths(count: int, *, answers: bool) -> list[Planned]:
+    """Every fifth tenant is in region `other`, which answers or does not."""
+    return [
+        Planned(f"bad-{n}", region=OTHER, counts=answers) if n % 5 == 4 else Planned(f"good-{n}") for n in range(count)
+    ]
+
+
+def fill(servers: Servers, planned: list[Planned]) -> tuple[Run, Replica]:
+    """Apply them and wait until all that can be are Ready; the operator goes on running."""
+    world = servers.world
+    replica = world.start(resync_seconds=RESYNC_SECONDS, lease_seconds=LEASE_SECONDS)
+    wait(lambda: leads(replica), "a leader", 60, 0.2)
+    watch = Watch(servers.plane, f"{GROUP}/tenants", ready)
+    before, used = requests(replica), servers.cpu(replica)
+    began = time.monotonic()
+    applied: dict[str, float] = {}
+    for one in planned:
+        applied[one.name] = time.monotonic()
+        world.tenant(one.name, one.tier, **({"region": one.region} if one.region else {}))
+    wanted = {f"/{one.name}" for one in planned if one.counts}
+    told = time.monotonic()
+
+    def done() -> bool:
+        nonlocal told
+        if replica.process.poll() is not None:
+            raise SystemExit(f"The operator has ended:\n{replica.log.read_text()[-2000:]}")
+        if time.monotonic() - told > 30:
+            told = time.monotonic()
+            say(f"  {len(watch.seen)} of {len(wanted)} Ready after {told - began:.0f} s")
+        return wanted <= watch.seen.keys()
+
+    wait(done, f"{len(wanted)} tenants Ready", LONGEST_SECONDS)
+    watch.stop()
+    cpu = servers.cpu(replica)
+    time.sleep(1)  # the last tenant's Event
+    took = {one.name: watch.seen[f"/{one.name}"] - applied[one.name] for one in planned if one.counts}
+    run = Run(
+        tenants=len(wanted),
+        seconds=max(watch.seen[name] for name in wanted) - began,
+        took=took,
+        cpu={name: 1000 * (cpu[name] - used[name]) / len(planned) for name in cpu},
+        requests=requests(replica) - before,
+    )
+    say(f"  {run.tenants} Ready in {run.seconds:.1f} s")
+    return run, replica
+
+
+def rest(servers: Servers, run: Run, replica: Replica) -> None:
+    """The same operator with nothing to do, then another process in its place."""
+    world = servers.world
+    name = next(iter(run.took))
+    run.objects = objects(world, name)
+    settle(replica)
+    writes = replica.writes()
+    say(f"  at rest for {IDLE_SECONDS} s")
+    time.sleep(IDLE_SECONDS)
+    run.idle_writes = replica.writes() - writes
+    run.memory = processes.megabytes(replica.process.pid)
+    world.stop()
+    began = time.monotonic()
+    again = world.start(resync_seconds=RESYNC_SECONDS, lease_seconds=LEASE_SECONDS)
+    wait(lambda: leads(again), "a leader again", 300, 0.1)
+    run.start_seconds = time.monotonic() - began
+    settle(again)
+    run.look_seconds = time.monotonic() - began
+    run.start_writes = again.writes()
+    run.start_memory = processes.megabytes(again.process.pid)
+    world.stop()
+
+
+def leads(replica: Replica) -> bool:
+    try:
+        return replica.value("tenantry_leader") == 1
+    except httpx.HTTPError:
+        return False
+
+
+def settle(replica: Replica) -> None:
+    """Until nothing is in line, three looks in a row; each look costs the operator a page of metrics."""
+    quiet, done = 0, -1.0
+
+    def look() -> bool:
+        nonlocal quiet, done
+        before, done = done, replica.value("tenantry_reconcile_total")
+        quiet = quiet + 1 if replica.value("tenantry_queue_depth") == 0 and done == before else 0
+        return quiet == 3
+
+    wait(look, "nothing in line or under way", 1800, 1)
+
+
+def requests(replica: Replica) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for line in httpx.get(replica.metrics, trust_env=False, timeout=60).text.splitlines():
+        if line.startswith("tenantry_api_requests_total{") and 'resource="leases"' not in line:
+            labels, _, number = line.rpartition(" ")
+            parts = dict(pair.split("=", 1) for pair in labels.partition("{")[2].rstrip("}").split(","))
+            found[f"{parts['verb']} {parts['resource']}".replace('"', "")] += int(float(number))
+    return found
+
+
+def objects(world: World, tenant: str) -> int:
+    """What is there of one tenant, its Tenant apart: by label, and the Events that name it."""
+    label = {"labelSelector": f"{names.TENANT_LABEL}={tenant}"}
+    found = 0
+    for kind in (*kinds.CHILDREN, kinds.SECRET, kinds.ACCESS_KEY):
+        answer = world.api.get(kind.path(), params=label if kind is not kinds.ACCESS_KEY else {})
+        items = answer.json()["items"]
+        if kind is kinds.ACCESS_KEY:
+            items = [i for i in items if i["metadata"]["namespace"].split("--")[0] == f"tenant-{tenant}"]
+        if kind is kinds.SECRET:  # what a controller copied from another object is not ours
+            items = [i for i in items if i.get("type") == "Opaque"]
+        found += len(items)
+    events = world.api.get("/api/v1/namespaces/default/events").json()["items"]
+    return found + sum(e["involvedObject"].get("name") == tenant for e in events)

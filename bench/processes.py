@@ -1,0 +1,44 @@
+"""CPU and memory of programs with all their children, from /proc (Linux)."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields after the name, from `state` on (proc(5)); empty for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _families() -> dict[int, list[int]]:
+    """Parent -> children, of all processes."""
+    found: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (fields := _stat(int(entry))):
+            found.setdefault(int(fields[1]), []).append(int(entry))
+    return found
+
+
+def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
+    """Seconds of CPU of each program (its name -> its pid) since it began, ended children included."""
+    families, found = _families(), {}
+    for name, root in roots.items():
+        ticks, left = 0, [root]
+        while left:
+            pid = left.pop()
+            left += families.get(pid, ())
+            # utime, stime, and those of the children that were waited for
+            ticks += sum(int(field) for field in _stat(pid)[11:15])
+        found[name] = ticks / TICKS
+    return found
+
+
+def megabytes(pid: int) -> float:
+    """Resident memory of one process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024

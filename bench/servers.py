@@ -1,0 +1,159 @@
+"""What a measurement of the operator runs against: a control plane with fake nodes, PostgreSQL and Milvus."""
+
+import contextlib
+import json
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from bench import processes
+from bench.relay import Mode, Relay
+from dev.cluster import golang, milvus, postgres
+from tests.controlplane import ControlPlane
+from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, Replica, World, prepare, region
+
+OTHER = "other"
+"""A second region, of its own vector dimension; it reaches its servers through relays."""
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def wait(condition: Callable[[], Any], what: str, seconds: float, every: float = 0.1) -> float:
+    """Seconds until `condition` holds."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise SystemExit(f"Not within {seconds:.0f} s: {what}")
+        time.sleep(every)
+    return time.monotonic() - began
+
+
+class Watch(threading.Thread):
+    """Follows one kind; `seen` has the time (monotonic clock) at which `good` first held of each object."""
+
+    def __init__(self, plane: ControlPlane, path: str, good: Callable[[dict[str, Any]], bool]) -> None:
+        super().__init__(daemon=True)
+        tls = ssl.create_default_context(cafile=str(plane.authority.certificate))
+        tls.load_cert_chain(plane.admin.certificate, plane.admin.key)
+        limits = httpx.Timeout(10, read=None)
+        self._client = httpx.Client(base_url=plane.url, verify=tls, timeout=limits, trust_env=False)
+        self._path, self._good = path, good
+        self._end = threading.Event()
+        self.seen: dict[str, float] = {}
+        self.start()
+
+    def run(self) -> None:
+        while not self._end.is_set():
+            with contextlib.suppress(httpx.HTTPError, ValueError):
+                self._follow()
+            self._end.wait(0.5)
+
+    def _follow(self) -> None:
+        # Without a version: first everything that is there, then each change.
+        with self._client.stream("GET", self._path, params={"watch": "1", "timeoutSeconds": 3600}) as lines:
+            for line in lines.iter_lines():
+                self._event(json.loads(line))
+                if self._end.is_set():
+                    return
+
+    def _event(self, event: dict[str, Any]) -> None:
+        if event["type"] in ("ADDED", "MODIFIED") and self._good(event["object"]):
+            meta = event["object"]["metadata"]
+            self.seen.setdefault(f"{meta.get('namespace', '')}/{meta['name']}", time.monotonic())
+
+    def stop(self) -> None:
+        """The thread ends with the next event, or with the process."""
+        self._end.set()
+
+
+def available(deployment: dict[str, Any]) -> bool:
+    status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
+    return bool(status.get("availableReplicas", 0) >= wanted)
+
+
+def ready(tenant: dict[str, Any]) -> bool:
+    return any(
+        c["type"] == "Ready" and c["status"] == "True" for c in (tenant.get("status") or {}).get("conditions", ())
+    )
+
+
+class Plane(ControlPlane):
+    """With controllers, scheduler and fake nodes, so that a Deployment becomes Available as in a real cluster."""
+
+    def start(self) -> None:
+        super().start()
+        self.start_controllers()
+        golang.build("kwok")
+        self.start_fake_nodes()
+        self.install_crds()
+
+
+class Servers:
+    """Everything on loopback, of its own in `folder`, gone at the end.
+
+    `postgres_mode` and `milvus_mode` are what region `other` meets.
+    """
+
+    def __init__(self, folder: Path, *, postgres_mode: Mode = "open", milvus_mode: Mode = "open") -> None:
+        folder.mkdir(parents=True)
+        self.plane = Plane(folder / "plane")
+        self._database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
+        self._vectors = milvus.Server(folder / "milvus", 0, settings=milvus.RAISED)
+        self._folder = folder
+        self._modes = postgres_mode, milvus_mode
+        self._relays: list[Relay] = []
+        self.world: World
+
+    def __enter__(self) -> Self:
+        try:
+            self._database.start()
+            postgres.prepare_admin(self._database, ADMIN_PASSWORD)
+            self._vectors.start()
+            self._vectors.prepare(ADMIN_PASSWORD)
+            self.plane.start()
+            self.world = prepare(self.plane, self._database, self._vectors, self._folder)
+            for port, mode in zip((self._database.port, self._vectors.port), self._modes, strict=True):
+                self._relays.append(Relay(port, mode))
+                self._relays[-1].start()
+            self._other_region()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if hasattr(self, "world"):
+            for replica in self.world.replicas:
+                replica.kill()  # nothing that it made is wanted
+        for server in (self.plane, *self._relays, self._vectors, self._database):
+            server.stop()
+
+    def _other_region(self) -> None:
+        database, vectors = (relay.port for relay in self._relays)
+        spec = region(self.world, "main")["spec"]
+        made = region(
+            self.world,
+            OTHER,
+            default=False,
+            postgres={**spec["postgres"], "port": database},
+            milvus={**spec["milvus"], "uri": f"http://127.0.0.1:{vectors}"},
+            embedding={**spec["embedding"], "dimension": 16},
+        )
+        self.world.create(f"{GROUP}/dataregions", made)
+
+    def cpu(self, replica: Replica) -> dict[str, float]:
+        """Seconds of CPU that each program has used."""
+        running = {"PostgreSQL": self._database.process(), "Milvus": self._vectors.process()}
+        pids = {name: found.pid for name, found in running.items() if found}
+        return processes.cpu_seconds({"operator": replica.process.pid, **self.plane.pids(), **pids})
