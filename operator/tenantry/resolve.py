@@ -78,6 +78,7 @@ class Resolved:
     limits: Limits
     budget: Budget | None
     documents: Documents
+    audit_retention_days: int
     replicas: int
     resources: ResourceAmounts
     notes: tuple[str, ...] = field(default=())
@@ -225,6 +226,7 @@ def resolve(
         limits=limits,
         budget=budget,
         documents=tier.spec.documents,
+        audit_retention_days=spec.compliance.retention_days,
         replicas=spec.runtime.replicas.min if spec.runtime.replicas else tier.spec.runtime.replicas,
         resources=resources,
         notes=_notes(tier, pinned),

@@ -112,6 +112,9 @@ class Ai(ApiModel):
     budget: Budget | None = Field(default=None, description="At most the tier's.")
 
 
+AUDIT_RETENTION_DAYS = 365
+
+
 class Compliance(ApiModel):
     """Rules that the tenant is under."""
 
@@ -120,8 +123,24 @@ class Compliance(ApiModel):
         default=(),
         max_length=4,
         json_schema_extra={"x-kubernetes-list-type": "set"},
-        description="HIPAA demands a region in the US.",
+        description="HIPAA demands a region in the US. With any of them the audit outlives a deleted tenant.",
     )
+    audit_retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=3650,
+        description="Days that audit rows are kept, 365 if unset. Where set, the audit outlives a deleted tenant.",
+    )
+
+    @property
+    def retention_days(self) -> int:
+        """How long an audit row is kept."""
+        return self.audit_retention_days or AUDIT_RETENTION_DAYS
+
+    @property
+    def archives_audit(self) -> bool:
+        """Whether the audit goes to the archive when the tenant is deleted: somebody must be able to show it."""
+        return bool(self.certifications) or self.audit_retention_days is not None
 
 
 class Replicas(ApiModel):

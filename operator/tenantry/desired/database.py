@@ -63,6 +63,7 @@ class DatabasePlan:
     """Functions of the runtime's schema that its group role may execute."""
     configuration: str
     configuration_digest: str
+    audit_retention_days: int
 
     @property
     def database(self) -> str:
@@ -115,6 +116,7 @@ def plan(
         functions=runtime_migrations.FUNCTIONS,
         configuration=configuration.canonical(),
         configuration_digest=configuration.digest(),
+        audit_retention_days=resolved.audit_retention_days,
     )
 
 

@@ -23,6 +23,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
     "vector_stores": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "vector_store_files": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "documents_state": ("SELECT", "UPDATE"),
+    "audit": ("SELECT", "INSERT"),
 }
 """By table: the privileges of the runtime's group role.  What is not here, it may not do."""
 

@@ -71,6 +71,7 @@ def tenant(
         limits=Limits(),
         budget=None,
         documents=Documents(files=1, max_size="1M"),
+        audit_retention_days=365,
         replicas=1,
         resources=ResourceAmounts(),
     )

@@ -1,5 +1,6 @@
 """Level-triggered: look, compare, write what differs, look again."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,15 @@ from tenantry.backends.postgres import errors, observe, removal
 from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
 from tenantry.backends.postgres.inventory import inventory
 from tenantry.desired.database import DatabasePlan
+from tenantry.desired.postgres import audit, keys
 from tenantry.desired.postgres import inside as insides
-from tenantry.desired.postgres import keys
 from tenantry.desired.postgres import shared as shareds
 from tenantry.desired.postgres.seen import Inside, Shared
 from tenantry.desired.postgres.statements import Correction
 from tenantry.desired.postgres.things import Isolation, Policy, Things
 from tenantry_runtime.config import AccessKeyRow
+
+logger = logging.getLogger(__name__)
 
 PASSES = 5
 """Looks until nothing differs: the longest way (roles, database, its grants) takes four."""
@@ -34,6 +37,8 @@ class DatabaseSeen:
     corrected: tuple[str, ...]
     """What somebody else had changed and is put back; empty for a new tenant."""
     created: bool
+    kept_up: tuple[str, ...]
+    """What time alone asked for: partitions of the audit made or dropped."""
     month: str | None
     """The month (YYYY-MM, the tenant's time zone) of `spent_nano`; None before the first call."""
     spent_nano: int | None
@@ -60,9 +65,11 @@ class PostgresBackend:
         own = plan.isolation == "Database"
         async with self._connections.use() as session:
             _, inside = await work.converge(session, shared=True, inside=not own)
+            await work.keep_up(session, inside)
         if own:
             async with self._connections.use(plan.database) as session:
                 _, inside = await work.converge(session, shared=False, inside=True)
+                await work.keep_up(session, inside)
         if logins:
             await self._try_logins(plan, work)
         assert inside is not None
@@ -71,6 +78,7 @@ class PostgresBackend:
             schema=plan.things.schema,
             corrected=() if work.created else tuple(dict.fromkeys(c.what for c in work.done if c.drift)),
             created=work.created,
+            kept_up=tuple(work.kept_up),
             month=inside.month,
             spent_nano=inside.spent_nano,
         )
@@ -123,6 +131,7 @@ class _Work:
     def __init__(self, plan: DatabasePlan) -> None:
         self.plan = plan
         self.done: list[Correction] = []
+        self.kept_up: list[str] = []
         self._first: Shared | None = None
 
     @property
@@ -155,6 +164,32 @@ class _Work:
             self.done += together or differing[:1]
         raise errors.unmended(differing[0].what)
 
+    async def keep_up(self, session: Session, inside: Inside | None) -> None:
+        """The audit's partitions.  A lock that can't be had is no failure: the next look tries again."""
+        for _ in range(PASSES):
+            due = audit.upkeep(self.plan, inside) if inside else []
+            if not due:
+                return
+            for one in due:
+                try:
+                    await session.transact([one])
+                    self.kept_up.append(one.what)
+                except BackendError as error:
+                    if not session.idle:
+                        raise
+                    inside = await self._look_inside(session)
+                    if one in audit.upkeep(self.plan, inside) and not isinstance(error, errors.Busy):
+                        raise
+                    logger.info("%s has to wait: %s", one.what, error.message)
+                    return
+            inside = await self._look_inside(session)
+
+    async def _look_inside(self, session: Session) -> Inside:
+        databases = (self.plan.application_database, self.plan.database)
+        _, inside = await observe.everything(session, self.plan.things, databases, shared=False)
+        assert inside is not None
+        return inside
+
     def _compare(self, shared: Shared | None, inside: Inside | None) -> list[Correction]:
         """Nothing is written while anything by our names is somebody else's."""
         for name in (
@@ -164,8 +199,9 @@ class _Work:
             if name:
                 raise foreign(name)
         found = shareds.corrections(self.plan, shared) if shared else []
+        members = shareds.memberships(self.plan, shared) if shared else ()
         if inside and not inside.readable:
             if not found:
                 raise errors.unmended(f"the rights on schema {self.plan.things.runtime_schema}")
-            return found
-        return [*found, *(insides.corrections(self.plan, inside) if inside else ())]
+            return [*found, *members]
+        return [*found, *(insides.corrections(self.plan, inside) if inside else ()), *members]

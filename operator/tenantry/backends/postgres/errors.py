@@ -12,6 +12,10 @@ from tenantry.backends.errors import BackendError
 _SEE = "docs/postgres.md shows what the admin needs"
 
 
+class Busy(BackendError):
+    """Another session holds a lock that was wanted."""
+
+
 def connecting(error: Exception) -> BackendError:
     """A connection that could not be made.  libpq gives no SQLSTATE here, so the text has to tell."""
     text = str(error).lower()
@@ -97,7 +101,7 @@ def running(error: psycopg.Error, what: str) -> BackendError:
             Reason.DATABASE_UNAVAILABLE, f"PostgreSQL is slow: {what} took too long; the operator tries again"
         )
     if isinstance(error, errors.LockNotAvailable):
-        locked = BackendError(
+        locked = Busy(
             Reason.DATABASE_UNAVAILABLE,
             f"Another session of PostgreSQL holds a lock on {what}; end it if it lasts. The operator tries again",
         )

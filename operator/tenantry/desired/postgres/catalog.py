@@ -17,10 +17,6 @@ def _acl(acl: LiteralString) -> LiteralString:
     return _ACL.replace("{acl}", acl)
 
 
-_RELATION = _acl(
-    """coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner))"""
-)
-
 _SHARED: LiteralString = f"""jsonb_build_object(
   'admin', current_user,
   'roles', (SELECT coalesce(jsonb_object_agg(r.rolname, jsonb_build_object(
@@ -46,7 +42,9 @@ _SHARED: LiteralString = f"""jsonb_build_object(
     )), '{{}}') FROM pg_database d WHERE d.datname = ANY(%(databases)s))
 )"""  # noqa: S608 - only constants of this file
 
+# Unlike those of schemas, a table's default privileges are the owner's alone.
 _INSIDE: LiteralString = f"""jsonb_build_object(
+  'today', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD'),
   'schemas', (SELECT coalesce(jsonb_object_agg(n.nspname, jsonb_build_object(
       'owner', pg_get_userbyid(n.nspowner),
       'comment', obj_description(n.oid, 'pg_namespace'),
@@ -54,8 +52,9 @@ _INSIDE: LiteralString = f"""jsonb_build_object(
     )), '{{}}') FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)),
   'relations', (SELECT coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
       'kind', c.relkind,
+      'partition', c.relispartition,
       'owner', pg_get_userbyid(c.relowner),
-      'acl', {_RELATION}
+      'acl', {_acl("c.relacl")}
     )), '{{}}') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = %(runtime_schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')),
   'functions', (SELECT coalesce(jsonb_object_agg(p.oid::regprocedure::text, jsonb_build_object(
@@ -85,6 +84,7 @@ _ROWS: Mapping[str, tuple[LiteralString, LiteralString]] = {
         " ELSE jsonb_build_array(to_char(now() AT TIME ZONE month_zone, 'YYYY-MM'), 0) END"
         " FROM {table} WHERE subject = 'tenant'",
     ),
+    "audit_default": ("strays", "SELECT to_jsonb(to_char(min(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')) FROM {table}"),
 }
 TABLES = frozenset(_ROWS)
 """Tables of the runtime's schema whose rows are looked at."""

@@ -6,6 +6,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from tenantry.desired.database import DatabasePlan, Migration
+from tenantry.desired.postgres import audit
 from tenantry.desired.postgres.seen import Inside, SeenThing
 from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, statement, trusted
 
@@ -109,6 +110,7 @@ def _migrations(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
             statement("SET LOCAL search_path TO {}", things.runtime_schema),
             *(() if "schema_migrations" in seen.relations else (trusted(plan.schema_migrations),)),
             *(part for migration in missing for part in _migration(migration)),
+            *audit.first(plan, seen),
             sql.SQL("RESET search_path"),
             sql.SQL("RESET ROLE"),
         ),
@@ -171,19 +173,9 @@ def _configuration(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
     row = seen.configuration
     if row.get("digest") == row.get("true_digest") == plan.configuration_digest:
         return
-    things = plan.things
-    write = sql.SQL(
-        "INSERT INTO {table} (id, document, digest, updated_at) VALUES (1, {document}, {digest}, now())"
-        " ON CONFLICT (id) DO UPDATE SET document = excluded.document, digest = excluded.digest,"
-        " updated_at = excluded.updated_at"
-    ).format(
-        table=sql.Identifier(things.runtime_schema, "configuration"),
-        document=sql.Literal(plan.configuration),
-        digest=sql.Literal(plan.configuration_digest),
-    )
     fresh = "configuration" not in seen.relations
     tampered = not fresh and (not row or row["digest"] != row["true_digest"])
-    yield Correction("configuration row", (write, notify(things.channel)), drift=tampered)
+    yield Correction("configuration row", (*audit.configuration(plan), notify(plan.things.channel)), drift=tampered)
 
 
 def notify(channel: str) -> Statement:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 Acl = frozenset[tuple[str, str, bool]]
@@ -34,6 +35,8 @@ class SeenThing:
     """Of a function: without arguments."""
     kind: str = ""
     """Of a relation: as in pg_class.relkind."""
+    partition: bool = False
+    """Of a table: whether it is attached to a partitioned one."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class Inside:
     month: str | None = None
     """The month (YYYY-MM) of `spent_nano`, in the tenant's time zone."""
     spent_nano: int | None = None
+    today: date = date.min
+    """UTC, on the server's clock."""
+    strays_since: date | None = None
+    """The oldest row (UTC) in the audit's default partition; None where it is empty."""
     readable: bool = True
     """Whether the admin could read the rows; it can't where it lost its membership of the owner."""
 
@@ -95,6 +102,7 @@ def shared(document: Mapping[str, Any]) -> Shared:
 
 def inside(document: Mapping[str, Any], rows: Mapping[str, Any], *, readable: bool = True) -> Inside:
     month, spent = rows.get("month") or (None, None)
+    strays = rows.get("strays")
     return Inside(
         schemas=_things(document["schemas"]),
         relations=_things(document["relations"]),
@@ -106,6 +114,8 @@ def inside(document: Mapping[str, Any], rows: Mapping[str, Any], *, readable: bo
         configuration=rows.get("configuration") or {},
         month=month,
         spent_nano=spent,
+        today=date.fromisoformat(document["today"]),
+        strays_since=date.fromisoformat(strays) if strays else None,
         readable=readable,
     )
 
@@ -132,6 +142,7 @@ def _things(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, SeenThing]:
             open=document.get("open", True),
             name=document.get("name", name),
             kind=document.get("kind", ""),
+            partition=document.get("partition", False),
         )
         for name, document in documents.items()
     }

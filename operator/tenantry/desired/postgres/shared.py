@@ -44,7 +44,6 @@ def corrections(plan: DatabasePlan, seen: Shared) -> list[Correction]:
     return [
         *_region(plan, seen),
         *_roles(plan, seen),
-        *_members(plan, seen),
         *(_database(plan, seen) if plan.isolation == "Database" else ()),
     ]
 
@@ -142,7 +141,8 @@ def _settings(role: Role, seen: SeenRole) -> Iterator[Statement]:
                 yield statement("ALTER ROLE {} IN DATABASE {} RESET {}", role.name, database, name)
 
 
-def _members(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
+def memberships(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
+    """For the end of the transaction: from 16 on PostgreSQL locks CONNECT_ROLE, which all tenants share, until then."""
     wanted = {(group, role.name) for role in plan.roles for group in role.member_of}
     fine = {(m.group, m.member) for m in seen.members if (m.group, m.member) in wanted and m.inherit and not m.admin}
     wrong = [m for m in seen.members if (m.group, m.member) not in fine]
