@@ -53,8 +53,8 @@ async def test_a_tenant_gets_what_it_works_with(backend: PostgresBackend, tenant
         tenant.things.runtime_owner: (-1, False),
         tenant.things.group: (-1, False),
         tenant.things.login: (20, True),
-        tenant.things.slot("a"): (30, True),
-        tenant.things.slot("b"): (30, False),
+        tenant.things.slot("a"): (60, True),
+        tenant.things.slot("b"): (60, False),
     }
 
 
