@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterable
 from typing import Any
 
+import httpx
 import pytest
 
-from dev.demo import ask
-from dev.demo.kube import POD, wait
+from dev.cluster import control, info, node, process, record
+from dev.demo import ask, install
+from dev.demo.helm import NAMESPACE
+from dev.demo.kube import POD, Refused, running, wait
 from dev.demo.story import ACTORS
 from tenantry import names
 from tenantry.backends import kinds
@@ -17,6 +21,7 @@ from tests.e2e.traffic import Traffic
 from tests.e2e.world import World
 
 STORY = ACTORS[0]
+SELECTOR = "app.kubernetes.io/name=tenantry"
 SEED = int(os.environ.get("TENANTRY_TEST_SEED") or random.SystemRandom().randrange(10**6))
 """Of the order of changes; set TENANTRY_TEST_SEED to have one again."""
 
@@ -78,3 +83,87 @@ def test_changes_of_a_tenant_fail_no_request(world: World, store: str) -> None:
         with busy.during("old Pods end"):
             space = names.runtime_namespace(name)
             wait(lambda: len(world.kube.list(POD, space)) == 1, "one runtime Pod is left", 120)
+
+
+def test_neither_an_absent_operator_nor_its_upgrade_restarts_a_runtime(
+    world: World, store: str, one: str, two: str, three: str, four: str
+) -> None:
+    name = world.name("busy")
+    world.kube.merge(kinds.TENANT, name, {"spec": {"deletionProtection": True}})
+    world.ready(name)
+    tenants = (name, one, two, three, four)
+    before = runtimes(world, tenants)
+    image = info.load().images.operator
+    other = f"{image.rpartition(':')[0]}:{world.prefix}"
+    node.ctr("images", "tag", image, other)
+    try:
+        with traffic(world, store) as busy:
+            with busy.during("no operator runs"):
+                world.target.kubectl("-n", NAMESPACE, "scale", "deployment/tenantry", "--replicas=0")
+                wait(lambda: not world.kube.list(POD, NAMESPACE, SELECTOR), "the operator's Pod is gone", 90)
+                with pytest.raises(Refused) as refused:
+                    world.kube.delete(kinds.TENANT, name)
+                assert "spec.deletionProtection" in str(refused.value)
+                with pytest.raises(Refused):
+                    world.kube.delete(kinds.NAMESPACE, names.runtime_namespace(name))
+            with busy.during("upgrade of the operator"):
+                tag = other.rpartition(":")[2]
+                settings = f"images.operator.tag={tag},operator.logLevel=DEBUG,operator.workers=8"
+                helm(world, "upgrade", "tenantry", install.CHART, "--reuse-values", "--set", settings)
+                looked_at(world, other)
+            with busy.during("its rollback"):
+                helm(world, "rollback", "tenantry")
+                looked_at(world, image)
+    finally:
+        install.operator(world.target)
+        node.ctr("images", "rm", other)
+    world.kube.merge(kinds.TENANT, name, {"spec": {"deletionProtection": False}})
+    world.ready(*tenants)
+    assert runtimes(world, tenants) == before
+
+
+def test_a_restart_of_the_api_server_fails_no_request(world: World, store: str) -> None:
+    name = world.name("busy")
+    with traffic(world, store) as busy:
+        with busy.during("the API server is away"):
+            cluster = record.load()
+            assert cluster is not None
+            process.end(cluster.processes["kube-apiserver"], 1, signals=())
+        with busy.during("the API server is back"):
+            control.api_server().start(cluster)
+            world.kube.merge(kinds.TENANT, name, {"spec": {"ai": {"temperature": 0.4}}})
+            world.ready(name)
+
+
+def runtimes(world: World, tenants: Iterable[str]) -> dict[str, tuple[int, list[Any]]]:
+    """Of each tenant: how often its Deployment was changed, and its Pods with their restarts."""
+    found = {}
+    for name in tenants:
+        space = names.runtime_namespace(name)
+        deployment = world.kube.get(kinds.DEPLOYMENT, "runtime", space)
+        assert deployment is not None
+        pods = sorted(
+            (pod["metadata"]["uid"], [s["restartCount"] for s in pod["status"]["containerStatuses"]])
+            for pod in world.kube.list(POD, space)
+        )
+        found[name] = (deployment["metadata"]["generation"], pods)
+    return found
+
+
+def helm(world: World, *arguments: str) -> None:
+    world.target.run("helm", arguments[0], *arguments[1:], "-n", NAMESPACE, "--wait", "--timeout=3m", timeout=240)
+
+
+def looked_at(world: World, image: str) -> None:
+    """Wait until the operator of this image has reconciled every tenant of the run."""
+
+    def look() -> bool:
+        for pod in world.kube.list(POD, NAMESPACE, SELECTOR):
+            if running(pod) and pod["spec"]["containers"][0]["image"] == image:
+                url = world.target.pod(NAMESPACE, pod["metadata"]["name"], 9090)
+                lines = httpx.get(f"{url}/metrics", timeout=20, trust_env=False).text.splitlines()
+                counts = [float(line.split()[-1]) for line in lines if line.startswith("tenantry_reconcile_total{")]
+                return sum(counts) >= len(world.tenants)
+        return False
+
+    wait(look, f"every tenant was looked at by {image}", 120)

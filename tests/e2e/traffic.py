@@ -95,9 +95,10 @@ class Traffic:
     @contextmanager
     def during(self, step: str) -> Iterator[None]:
         """Name what happens now, and let a second of traffic follow on it."""
-        self.step = step
+        self.step, began, before = step, time.monotonic(), self.done.total()
         yield
         time.sleep(1)
+        print(f"  {step}: {time.monotonic() - began:.0f} s, {self.done.total() - before} requests")
 
     def check(self) -> None:
         """Fails with what went wrong and when; prints what was counted."""
