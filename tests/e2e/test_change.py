@@ -114,8 +114,10 @@ def test_neither_an_absent_operator_nor_its_upgrade_restarts_a_runtime(
             with busy.during("its rollback"):
                 helm(world, "rollback", "tenantry")
                 looked_at(world, image)
-    finally:
+    except BaseException:
         install.operator(world.target)
+        raise
+    finally:
         node.ctr("images", "rm", other)
     world.kube.merge(kinds.TENANT, name, {"spec": {"deletionProtection": False}})
     world.ready(*tenants)

@@ -28,7 +28,7 @@ MODEL = "gpt-4o-mini"
 PAUSE = 0.08
 """Seconds between two calls of one client: enough to be always under way, and leave the machine its work."""
 IDLE = 2.5
-LONG_SECONDS = 15
+LONG_SECONDS = 10
 """How long the long streams last: longer than the API of an ending Pod goes on taking new requests."""
 
 
