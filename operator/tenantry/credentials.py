@@ -1,8 +1,8 @@
 """Passwords and keys, derived from one secret of the installation.
 
-Every credential is HMAC-SHA256(installation secret, purpose, owner's UID, slot or rotation).  So a crash between
-making a role and writing its Secret loses nothing, a lost Secret is written again as it was, and nothing has to
-be read back.  A Tenant made again under the same name has another UID, hence other credentials.
+Every credential is HMAC-SHA256(installation secret, purpose, owner's UID, slot, generation or rotation).  So a crash
+between making a role and writing its Secret loses nothing, a lost Secret is written again as it was, and nothing has
+to be read back.  A Tenant made again under the same name has another UID, hence other credentials.
 """
 
 import base64
@@ -16,6 +16,34 @@ MASTER_BYTES = 32
 
 def new_master() -> bytes:
     return secrets.token_bytes(MASTER_BYTES)
+
+
+SLOTS = ("a", "b")
+"""Two logins of each kind, used in turn: while the next one comes into use, the one before is still accepted."""
+
+
+def slot(generation: int) -> str:
+    """Generation 0 is in slot a, 1 in b, 2 in a again."""
+    return SLOTS[generation % 2]
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Which of a tenant's rotated logins are accepted: `generation`, and the one before it where it says so."""
+
+    generation: int = 0
+    database_previous: bool = False
+    """The runtime's login in PostgreSQL."""
+    vectors_previous: bool = False
+    """The tenant's own user in Milvus."""
+
+    @property
+    def database(self) -> tuple[int, ...]:
+        """Generations that may log in to PostgreSQL, the newest first."""
+        return (self.generation, self.generation - 1) if self.database_previous else (self.generation,)
+
+
+FIRST = Logins()
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,13 +65,13 @@ class Credentials:
         """Password of the tenant's own login role."""
         return self._derive("postgres/tenant", uid)
 
-    def runtime_postgres(self, uid: str, slot: str) -> str:
-        """Password of the runtime's login role `slot` (a or b)."""
-        return self._derive("postgres/runtime", uid, slot)
+    def runtime_postgres(self, uid: str, generation: int = 0) -> str:
+        """Password of the runtime's login role in slot(generation)."""
+        return self._derive("postgres/runtime", uid, *_turn(generation))
 
-    def milvus(self, uid: str, slot: str) -> str:
-        """Password of the tenant's own Milvus user."""
-        return self._derive("milvus/tenant", uid, slot)
+    def milvus(self, uid: str, generation: int = 0) -> str:
+        """Password of the tenant's own Milvus user in slot(generation)."""
+        return self._derive("milvus/tenant", uid, *_turn(generation))
 
     def shared_milvus(self, region_uid: str, collection: str) -> str:
         """Password of the runtimes' user on a shared collection."""
@@ -52,3 +80,7 @@ class Credentials:
     def access_key(self, uid: str, rotation: str) -> str:
         """The API key of one AccessKey: ``tk-`` and 256 bits."""
         return "tk-" + self._derive("accesskey", uid, rotation)
+
+
+def _turn(generation: int) -> tuple[str, ...]:
+    return (slot(generation), str(generation)) if generation else (slot(0),)

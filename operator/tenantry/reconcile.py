@@ -7,11 +7,11 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from tenantry import log, names
+from tenantry import log, names, rotation
 from tenantry import status as statuses
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
-from tenantry.api.tenant import Pinned
+from tenantry.api.tenant import Pinned, RotatedCredentials
 from tenantry.backends.connection import ApiError, Json
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import TENANT
@@ -102,6 +102,7 @@ class Reconciler:
         )
         if names.FINALIZER not in tenant.metadata.finalizers or tenant.noted is None:
             await self._claim(work)
+        work.turn = await self._turn(tenant, found)
         await self.subsystems.run(work)
         report.resolved = work.resolved
         return await self._finish(tenant, report)
@@ -141,6 +142,18 @@ class Reconciler:
         report.pinned = pinned
         self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch))
 
+    async def _turn(self, tenant: Tenant, resolved: Resolved) -> RotatedCredentials:
+        """Whose turn it is among the tenant's logins; a rotation that begins is stored before anything is made."""
+        rotations = self.subsystems.rotations
+        begun = rotations.next(tenant, resolved.uid, rotation.clock(), self.view.tenants.values())
+        if begun is None:
+            return rotations.state(tenant, resolved.uid)
+        patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}
+        self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status"))
+        rotations.note(resolved.uid, begun)
+        logger.info("The credentials are rotated: generation %d begins", begun.generation)
+        return begun
+
     async def _finish(self, tenant: Tenant, report: Report) -> float | None:
         result = "ready" if report.ready else "stalled" if report.stalled else "waiting"
         passes = result == "waiting" and {o.reason for o in report.outcomes.values() if not o.good} <= PASSING
@@ -160,7 +173,13 @@ class Reconciler:
         if result == "stalled":
             return min(later, STALLED_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
         expiry = self.subsystems.keys.due(report.resolved) if report.resolved else None
-        return min(later, expiry + 0.05) if expiry is not None else later
+        if expiry is not None:
+            later = min(later, expiry + 0.05)
+        if report.resolved:
+            stored = self.view.tenants.get(tenant.name, tenant)
+            look = self.subsystems.rotations.look(stored, report.resolved.uid, rotation.clock())
+            later = min(later, look) if look is not None else later
+        return later
 
     def _passing_for(self, tenant: Tenant) -> float:
         """Seconds for which what passes by itself is not worth a write: most tenants are Ready before they end."""
@@ -229,6 +248,7 @@ class Reconciler:
         self.subsystems.keys.forget(tenant.identity)
         self._passing.pop(tenant.uid, None)
         self._spend.pop(tenant.uid, None)
+        self.subsystems.rotations.forget(tenant.identity)
         self.kubernetes.forget(self.kubernetes.observed.of_tenant(tenant.name))
         try:
             left = await self.deletion.run(tenant)

@@ -9,6 +9,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -30,6 +31,7 @@ from tenantry.queue import Queue
 from tenantry.reconcile import Reconciler
 from tenantry.regions import Regions
 from tenantry.resolve import region_name
+from tenantry.rotation import Rotations
 from tenantry.settings import Settings
 from tenantry.subsystems import Subsystems
 from tenantry.view import View
@@ -77,6 +79,10 @@ class Operator:
         settings = self.settings
         derived = await installation.credentials(self.kubernetes, settings.namespace)
         keys = AccessKeys(self.kubernetes, self.view, derived, self.believed)
+        rotations = Rotations(
+            timedelta(days=settings.rotate_after_days) if settings.rotate_after_days else None,
+            timedelta(seconds=settings.rotation_overlap_seconds),
+        )
         options = Options(
             runtime_image=settings.runtime_image,
             image_pull_policy=settings.image_pull_policy,
@@ -89,7 +95,7 @@ class Operator:
         reconciler = Reconciler(
             self.view,
             self.kubernetes,
-            Subsystems(self.kubernetes, self.regions, derived, options, keys, self.metrics, self.believed),
+            Subsystems(self.kubernetes, self.regions, derived, options, keys, self.metrics, self.believed, rotations),
             Deletion(self.kubernetes, self.view, self.regions),
             Events(self.kubernetes, self.identity),
             self.metrics,

@@ -24,6 +24,14 @@ class Settings(BaseSettings):
     metrics_port: int = 9090
     listen: str = Field(default="0.0.0.0", description="Address of the health and metrics ports.")  # noqa: S104
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    rotate_after_days: float = Field(
+        default=90, ge=0, description="Age at which the runtimes' own logins are replaced; 0: never by age."
+    )
+    rotation_overlap_seconds: float = Field(
+        default=3600,
+        ge=0,
+        description="How long after a rotation began a tenant's own programs may use the Milvus user before it.",
+    )
     partitions_per_collection: int = Field(
         default=1000, ge=1, le=4096, description="Of a shared Milvus collection, which takes 1,024 by default."
     )

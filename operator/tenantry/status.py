@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tenantry import names
 from tenantry.api.base import Condition
 from tenantry.api.conditions import STALLING, Reason, Type
-from tenantry.api.tenant import Pinned, RolledBack, Spend, Tenant
+from tenantry.api.tenant import Pinned, RolledBack, RotatedCredentials, Spend, Tenant
 from tenantry.resolve import Problem, Resolved
 
 Json = dict[str, Any]
@@ -50,6 +50,7 @@ class Report:
     secrets: tuple[str, ...] = ()
     spend: Spend | None = None
     rolled_back: RolledBack | None = None
+    credentials: RotatedCredentials | None = None
 
     def add(self, outcome: Outcome) -> None:
         self.outcomes[outcome.type] = outcome
@@ -159,6 +160,9 @@ def build(tenant: Tenant, report: Report, now: datetime) -> Json:
     status["adoptedUid"] = old.adopted_uid if old else ""
     if report.rolled_back:
         status["rolledBack"] = report.rolled_back.model_dump(mode="json", by_alias=True)
+    credentials = report.credentials or (old.credentials if old else None)
+    if credentials and credentials.generation:
+        status["credentials"] = credentials.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {k: v for k, v in status.items() if v not in ("", [])}
 
 
@@ -194,7 +198,13 @@ def patch(before: Json, after: Json) -> Json | None:
     """The merge patch that makes `after` of `before`; None if they are equal."""
     if before == after:
         return None
-    return {**{k: None for k in before if k not in after}, **{k: v for k, v in after.items() if before.get(k) != v}}
+    gone: Json = {k: None for k in before if k not in after}
+    for k, v in after.items():
+        if before.get(k) != v:
+            # Fields that are left out of an object would stay as they are.
+            old = before.get(k)
+            gone[k] = patch(old, v) if isinstance(v, dict) and isinstance(old, dict) else v
+    return gone
 
 
 def transitions(before: Sequence[Condition], after: Sequence[Json]) -> list[Json]:

@@ -11,24 +11,28 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tenantry import rotation
 from tenantry.accesskeys import AccessKeys
 from tenantry.api import DataRegion, Reason, Tenant
 from tenantry.api.base import Condition
 from tenantry.api.conditions import Type
-from tenantry.api.tenant import Pinned, Spend
+from tenantry.api.tenant import Pinned, RotatedCredentials, Spend
 from tenantry.backends import kinds
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kubernetes import KubernetesBackend, owned
 from tenantry.backends.observed import Key, key
-from tenantry.credentials import Credentials
+from tenantry.backends.postgres import Ahead
+from tenantry.credentials import Credentials, Logins
 from tenantry.desired import configuration, database, kubernetes, secrets, vectors
 from tenantry.desired.meta import DesiredError
 from tenantry.desired.options import Options
+from tenantry.desired.postgres.things import Things
 from tenantry.desired.vectors import VectorPlan
 from tenantry.metrics import Metrics
 from tenantry.regions import Backends, Regions
 from tenantry.resolve import Resolved
+from tenantry.rotation import Rotations
 from tenantry.status import Outcome, Report
 
 logger = logging.getLogger(__name__)
@@ -67,6 +71,15 @@ class Work:
     """The Kubernetes objects that were asked for in this reconcile."""
     vectors: VectorPlan | None = None
     """Set once the vectors were seen to hold."""
+    turn: RotatedCredentials = field(default_factory=RotatedCredentials)
+    """Whose turn it is among the tenant's logins."""
+    logins: Logins | None = None
+    """Set once PostgreSQL was seen to accept these, and no others."""
+
+    @property
+    def rotating(self) -> bool:
+        """Then logins come and go on purpose: that is no drift."""
+        return rotation.rolling(self.turn) or rotation.draining(self.turn)
 
     @property
     def first(self) -> bool:
@@ -96,7 +109,9 @@ class Subsystems:
         keys: AccessKeys,
         metrics: Metrics,
         believed_seconds: float,
+        rotations: Rotations,
     ) -> None:
+        self.rotations = rotations
         self.kubernetes = kubernetes_backend
         self.regions = regions
         self.derived = derived
@@ -117,22 +132,38 @@ class Subsystems:
             for kind in (Type.DATABASE, Type.VECTORS):
                 report.add(failed(kind, error))
         if backends:
-            stores = await asyncio.gather(
-                self._attempt(
-                    Type.DATABASE,
-                    backends.database_breaker(lambda: self._database(work, backends), work.tenant.name),
-                ),
-                self._attempt(
-                    Type.VECTORS, backends.vectors_breaker(lambda: self._vectors(work, backends), work.tenant.name)
-                ),
-            )
-            for outcome in stores:
-                report.add(outcome)
+            await self._stores(work, backends)
         waiting = [t for t in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS) if not usable(report.outcomes[t])]
         if backends and not waiting:
             report.add(await self._attempt(Type.RUNTIME, self._runtime(work, backends)))
         else:
             report.add(self._waits(work, waiting))
+        if work.logins:
+            now = rotation.clock()
+            work.turn = self.rotations.ended(work.turn, now, work.resolved, ready=report.ready, used=work.logins)
+            self.rotations.note(work.resolved.uid, work.turn)
+        report.credentials = work.turn
+
+    async def _stores(self, work: Work, backends: Backends) -> None:
+        """Side by side, unless PostgreSQL must first say whose turn it is."""
+        report = work.report
+
+        async def database() -> None:
+            step = backends.database_breaker(lambda: self._database(work, backends), work.tenant.name)
+            report.add(await self._attempt(Type.DATABASE, step))
+
+        async def vectors() -> None:
+            step = backends.vectors_breaker(lambda: self._vectors(work, backends), work.tenant.name)
+            report.add(await self._attempt(Type.VECTORS, step))
+
+        if self.rotations.known(work.tenant, work.resolved.uid) or not rotation.own_vectors(work.resolved):
+            await asyncio.gather(database(), vectors())
+            return
+        await database()
+        if work.logins:
+            await vectors()
+        else:
+            report.add(Outcome(Type.VECTORS, "False", Reason.WAITING, "Waits for DatabaseReady"))
 
     async def _attempt(self, kind: Type, step: Awaitable[Outcome]) -> Outcome:
         try:
@@ -176,14 +207,27 @@ class Subsystems:
     async def _database(self, work: Work, backends: Backends) -> Outcome:
         uid = work.resolved.uid
         settings = configuration.configuration(work.resolved)
-        plan = database.plan(work.resolved, self.derived, settings)
-        digest = work.digest(settings.digest(), *memory(backends))
+        logins = await self._logins(work, backends)
+        plan = database.plan(work.resolved, self.derived, settings, logins)
+        digest = work.digest(settings.digest(), logins, *memory(backends))
         if not self.verified.holds(uid, "database", digest):
-            seen = await backends.postgres.ensure(plan, logins=True)
-            self._drift("database", 0 if seen.created else len(seen.corrected))
+            try:
+                seen = await backends.postgres.ensure(plan, logins=True)
+            except Ahead as ahead:
+                work.turn = self.rotations.found(work.tenant, ahead.logins, rotation.clock(), work.resolved)
+                logger.warning("The status has forgotten a rotation: generation %d is in use", work.turn.generation)
+                logins = await self._logins(work, backends)
+                plan = database.plan(work.resolved, self.derived, settings, logins)
+                digest = work.digest(settings.digest(), logins, *memory(backends))
+                seen = await backends.postgres.ensure(plan, logins=True)
+            self._drift("database", 0 if seen.created or work.rotating else len(seen.corrected))
             if seen.spent_nano is not None and seen.month:
                 work.report.spend = Spend(month=seen.month, amount=dollars(seen.spent_nano))
         work.report.database = f"{plan.database}/{plan.things.schema}"
+        if rotation.draining(work.turn) and not logins.database_previous:
+            await backends.postgres.end_sessions(plan.things, logins.generation - 1)
+        work.logins = logins
+        self.rotations.note(uid, work.turn)
         if usable(work.report.outcomes[Type.NAMESPACES]):
             await self._secret(work, secrets.postgres(work.resolved, self.derived))
             await self.keys.sync(work.resolved, lambda rows: backends.postgres.sync_keys(plan, rows), first=work.first)
@@ -191,21 +235,31 @@ class Subsystems:
         where = "a database of its own" if work.resolved.database_isolation == "Database" else "schemas of its own"
         return good(Type.DATABASE, f"PostgreSQL: {where}, with roles that reach nothing else")
 
+    async def _logins(self, work: Work, backends: Backends) -> Logins:
+        """Those to accept now; what drains is looked at each time."""
+        in_use = False
+        if rotation.draining(work.turn):
+            things = Things(work.resolved.name, work.resolved.uid)
+            in_use = await backends.postgres.in_use(things, work.turn.generation - 1)
+        return rotation.logins(work.turn, rotation.clock(), in_use)
+
     # -- Milvus -----------------------------------------------------------------------
 
     async def _vectors(self, work: Work, backends: Backends) -> Outcome:
         resolved = work.resolved
         place = await self._place(work, backends)
-        plan = vectors.plan(resolved, place, self.derived, backends.uid)
-        digest = work.digest(place, *memory(backends))
+        logins = rotation.logins(work.turn, rotation.clock(), in_use=False)
+        plan = vectors.plan(resolved, place, self.derived, backends.uid, logins)
+        digest = work.digest(place, plan.user, plan.ended, *memory(backends))
         if not self.verified.holds(resolved.uid, "vectors", digest):
             try:
                 seen = await backends.milvus.ensure(plan)
             except BackendError as error:
-                if any(c.type == Type.VECTORS and c.status == "True" for c in _conditions(work.tenant)):
+                held = any(c.type == Type.VECTORS and c.status == "True" for c in _conditions(work.tenant))
+                if held and not work.rotating:
                     self._drift("vectors", len(error.corrected))
                 raise
-            self._drift("vectors", 0 if seen.created else len(seen.corrected))
+            self._drift("vectors", 0 if seen.created or work.rotating else len(seen.corrected))
         work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
         if usable(work.report.outcomes[Type.NAMESPACES]):
             if own := secrets.milvus(resolved, place, plan.login):
@@ -238,7 +292,9 @@ class Subsystems:
         resolved = work.resolved
         assert work.vectors is not None, "the runtime is made after its stores"
         place, login = work.vectors.place, work.vectors.login
-        held = configuration.credentials(resolved, self.derived, place, login, backends.provider_api_key)
+        held = configuration.credentials(
+            resolved, self.derived, place, login, backends.provider_api_key, work.turn.generation
+        )
         secret = secrets.runtime(resolved, held)
         await self._secret(work, secret)
         objects = kubernetes.runtime_objects(resolved, self.options, secrets.digest(secret))

@@ -13,10 +13,12 @@ UID = str(uuid.UUID(int=1))
 OTHER = str(uuid.UUID(int=2))
 MAKERS: list[Callable[[Credentials, str], str]] = [
     lambda c, uid: c.tenant_postgres(uid),
-    lambda c, uid: c.runtime_postgres(uid, "a"),
-    lambda c, uid: c.runtime_postgres(uid, "b"),
-    lambda c, uid: c.milvus(uid, "a"),
-    lambda c, uid: c.milvus(uid, "b"),
+    lambda c, uid: c.runtime_postgres(uid),
+    lambda c, uid: c.runtime_postgres(uid, 1),
+    lambda c, uid: c.runtime_postgres(uid, 2),
+    lambda c, uid: c.milvus(uid),
+    lambda c, uid: c.milvus(uid, 1),
+    lambda c, uid: c.milvus(uid, 2),
     lambda c, uid: c.shared_milvus(uid, "a"),
     lambda c, uid: c.shared_milvus(uid, "b"),
     lambda c, uid: c.access_key(uid, ""),

@@ -240,6 +240,25 @@ class RolledBack(ApiModel):
     )
 
 
+class RotatedCredentials(ApiModel):
+    """Whose turn it is among the tenant's rotated logins; never a login itself."""
+
+    generation: int = Field(
+        default=0, ge=0, le=999_999_999, description="How often the runtime's logins were replaced so far."
+    )
+    rotated_at: datetime | None = Field(default=None, description="When the last replacement began.")
+    requested: str = Field(
+        default="", max_length=128, description="The annotation tenantry.dev/rotate that was last heard."
+    )
+    rolled_out_at: datetime | None = Field(
+        default=None, description="When every replica of the runtime was seen to use this generation."
+    )
+    previous_until: datetime | None = Field(
+        default=None,
+        description="While it is there, the generation before is still accepted, and at the longest until then.",
+    )
+
+
 class TenantStatus(ApiModel):
     """What the operator saw to hold; never a secret."""
 
@@ -275,6 +294,7 @@ class TenantStatus(ApiModel):
         "the annotation tenantry.dev/adopt-uid asked for.",
     )
     rolled_back: RolledBack | None = None
+    credentials: RotatedCredentials | None = None
 
 
 class Tenant(Resource):

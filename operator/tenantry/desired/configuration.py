@@ -1,13 +1,12 @@
 """What one runtime is told: its configuration row, and its credentials file."""
 
 from decimal import Decimal
-from typing import Literal
 
 from pydantic import SecretStr
 
 from tenantry import names
 from tenantry.api import quantity
-from tenantry.credentials import Credentials
+from tenantry.credentials import Credentials, slot
 from tenantry.desired.meta import DesiredError
 from tenantry.desired.secrets import postgres_database
 from tenantry.desired.vectors import Place
@@ -102,7 +101,7 @@ def credentials(
     place: Place,
     login: tuple[str, str],
     provider_api_key: str,
-    slot: Literal["a", "b"] = "a",
+    generation: int = 0,
 ) -> config.Credentials:
     """`login` is the Milvus user and password that the vector plan gives the runtime; empty where there is none."""
     server = resolved.region_spec.postgres
@@ -112,8 +111,8 @@ def credentials(
             host=server.host,
             port=server.port,
             database=postgres_database(resolved),
-            user=f"{schema}_{slot}",
-            password=SecretStr(derived.runtime_postgres(resolved.uid, slot)),
+            user=f"{schema}_{slot(generation)}",
+            password=SecretStr(derived.runtime_postgres(resolved.uid, generation)),
             schema_name=schema,
             sslmode=server.sslmode,
         ),

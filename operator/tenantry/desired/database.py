@@ -1,13 +1,13 @@
 """Resolved tenant -> everything that PostgreSQL should hold for it.  Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Protocol
 
-from tenantry.credentials import Credentials
-from tenantry.desired.postgres.things import CONNECT_ROLE, SLOTS, Isolation, Things
+from tenantry.credentials import FIRST, Credentials, Logins, slot
+from tenantry.desired.postgres.things import CONNECT_ROLE, Isolation, Things
 from tenantry.desired.quota import rollout_pods
 from tenantry.resolve import Resolved
 from tenantry_runtime import migrations as runtime_migrations
@@ -40,6 +40,8 @@ class Role:
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings of the role's sessions in every database, as pg_db_role_setting shows them."""
     member_of: tuple[str, ...] = ()
+    generation: int = 0
+    """Of a login that is rotated: whose turn it is, or was last."""
 
     @property
     def login(self) -> bool:
@@ -64,6 +66,8 @@ class DatabasePlan:
     configuration: str
     configuration_digest: str
     audit_retention_days: int
+    generation: int
+    """Of the runtime's login that is in use."""
 
     @property
     def database(self) -> str:
@@ -75,9 +79,9 @@ def plan(
     resolved: Resolved,
     credentials: Credentials,
     configuration: Configuration,
-    slots: Sequence[str] = ("a",),
+    logins: Logins = FIRST,
 ) -> DatabasePlan:
-    """`slots`: the runtime's logins that may log in; both while a rotation is under way."""
+    """`logins`: which of the runtime's two may log in; both while a rotation is under way."""
     things = Things(resolved.name, resolved.uid)
     own_database = resolved.database_isolation == "Database"
     connect = () if own_database else (CONNECT_ROLE,)
@@ -94,15 +98,17 @@ def plan(
             connect,
         ),
     ]
-    for slot in SLOTS:
-        password = credentials.runtime_postgres(things.uid, slot) if slot in slots else ""
+    for generation in sorted({logins.generation, abs(logins.generation - 1)}, key=slot):
+        accepted = generation in logins.database
         roles.append(
             Role(
-                things.slot(slot),
-                password,
+                things.slot(slot(generation)),
+                credentials.runtime_postgres(things.uid, generation) if accepted else "",
                 runtime_connections,
                 _settings(things.runtime_schema),
                 (things.group,),
+                # Of a slot that was never used there is nothing to remember.
+                min(generation, logins.generation),
             )
         )
     return DatabasePlan(
@@ -117,6 +123,7 @@ def plan(
         configuration=configuration.canonical(),
         configuration_digest=configuration.digest(),
         audit_retention_days=resolved.audit_retention_days,
+        generation=logins.generation,
     )
 
 

@@ -14,12 +14,10 @@ from typing import Literal
 
 from tenantry import names
 from tenantry.api.tier import VectorIsolation
-from tenantry.credentials import Credentials
+from tenantry.credentials import FIRST, SLOTS, Credentials, Logins
 from tenantry.resolve import Resolved
 
 DEFAULT_DATABASE = "default"
-SLOTS = ("a", "b")
-"""A tenant's own users, used in turn, so that a rotation refuses no request."""
 
 ID_LENGTH = 64
 TAG_LENGTH = 32
@@ -62,6 +60,8 @@ class VectorPlan:
     """Empty where the region has no Milvus credentials: then nobody logs in."""
     password: str = field(repr=False)
     grants: tuple[Grant, ...]
+    ended: str = ""
+    """The tenant's user of the generation before, whose time is over."""
 
     @property
     def login(self) -> tuple[str, str]:
@@ -140,17 +140,26 @@ def choose_shared(taken: Mapping[int, int | None], spread: int) -> int:
     return max(taken, default=0) + 1
 
 
-def plan(resolved: Resolved, place: Place, credentials: Credentials, region_uid: str) -> VectorPlan:
-    """What must exist for a tenant at `place`; `region_uid` is the UID of its DataRegion."""
+def plan(
+    resolved: Resolved, place: Place, credentials: Credentials, region_uid: str, logins: Logins = FIRST
+) -> VectorPlan:
+    """What must exist for a tenant at `place`; `region_uid` is the UID of its DataRegion.
+
+    The tenant's user of the generation before is left as it is until its time is over, then it is `ended`.
+    """
+    ended = ""
     choice = resolved.vectors
     if place.partition is not None:
         role, user = shared_role(place.collection), f"{shared_role(place.collection)}_a"
         password = credentials.shared_milvus(region_uid, place.collection)
         mark = shared_mark(choice.embedding_model, choice.dimension, choice.metric)
     else:
-        role, user = own_role(resolved.uid), own_users(resolved.uid)[0]
-        password = credentials.milvus(resolved.uid, SLOTS[0])
+        users = own_users(resolved.uid)
+        role, user = own_role(resolved.uid), users[logins.generation % 2]
+        password = credentials.milvus(resolved.uid, logins.generation)
         mark = own_mark(resolved.uid)
+        if logins.generation and not logins.vectors_previous:
+            ended = users[(logins.generation - 1) % 2]
     login = resolved.region_spec.milvus.credentials_secret is not None
     return VectorPlan(
         place=place,
@@ -161,6 +170,7 @@ def plan(resolved: Resolved, place: Place, credentials: Credentials, region_uid:
         user=user if login else "",
         password=password if login else "",
         grants=grants(place, choice.isolation),
+        ended=ended if login else "",
     )
 
 

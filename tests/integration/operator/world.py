@@ -250,7 +250,12 @@ class World:
         return found.returncode, found.stdout + found.stderr
 
     def start(
-        self, name: str = "operator", *, resync_seconds: float = RESYNC_SECONDS, lease_seconds: float = 4
+        self,
+        name: str = "operator",
+        *,
+        resync_seconds: float = RESYNC_SECONDS,
+        lease_seconds: float = 4,
+        rotate_after_days: float = 90,
     ) -> Replica:
         """Start one more replica."""
         metrics, health = net.free_port(), net.free_port()
@@ -259,6 +264,7 @@ class World:
             "TENANTRY_POD": f"{name}-{len(self.replicas)}",
             "TENANTRY_RESYNC_SECONDS": str(resync_seconds),
             "TENANTRY_LEASE_SECONDS": str(lease_seconds),
+            "TENANTRY_ROTATE_AFTER_DAYS": str(rotate_after_days),
             "TENANTRY_LISTEN": "127.0.0.1",
             "TENANTRY_METRICS_PORT": str(metrics),
             "TENANTRY_HEALTH_PORT": str(health),

@@ -14,6 +14,7 @@ from psycopg import pq, sql
 
 from dev.cluster import postgres
 from tenantry.backends.postgres import Admin, PostgresBackend
+from tenantry.credentials import FIRST, Logins
 from tenantry.desired import database
 from tenantry.desired.database import DatabasePlan
 from tenantry.desired.postgres.things import Things
@@ -61,9 +62,9 @@ class Tenant:
     name: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:12]}")
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
-    def plan(self, *, slots: tuple[str, ...] = ("a",), replicas: int = 1, **more: Any) -> DatabasePlan:
+    def plan(self, *, logins: Logins = FIRST, replicas: int = 1, **more: Any) -> DatabasePlan:
         wanted = resolved(self.name, self.uid, self.level, replicas)
-        return database.plan(wanted, CREDENTIALS, configuration(self.name, self.uid, **more), slots)
+        return database.plan(wanted, CREDENTIALS, configuration(self.name, self.uid, **more), logins)
 
     @property
     def things(self) -> Things:
@@ -75,11 +76,11 @@ class Tenant:
 
     @contextmanager
     def session(self, role: str = "tenant", dbname: str = "") -> Iterator[psycopg.Connection[Any]]:
-        """As `tenant`, or as the runtime's login `a` or `b`, with its own password."""
+        """As `tenant`, or as the runtime's login `a` or `b`, with the password of generation 0 or 1."""
         if role == "tenant":
             user, password = self.things.login, CREDENTIALS.tenant_postgres(self.uid)
         else:
-            user, password = self.things.slot(role), CREDENTIALS.runtime_postgres(self.uid, role)
+            user, password = self.things.slot(role), CREDENTIALS.runtime_postgres(self.uid, "ab".index(role))
         with self.server.connect(user, password, dbname or self.database) as connection:
             yield connection
 

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from dev.cluster import postgres
-from tenantry.backends.postgres import PostgresBackend
+from tenantry.backends.postgres import Ahead, PostgresBackend
+from tenantry.credentials import Logins
 from tenantry_runtime.config import AccessKeyRow, key_sha256
 from tests.integration.postgres import support
 from tests.integration.postgres.support import Tenant
@@ -94,7 +95,7 @@ async def test_no_password_reaches_a_statement_or_the_log(server: postgres.Serve
     assert "SCRAM-SHA-256" in log
     for secret in (
         support.CREDENTIALS.tenant_postgres(tenant.uid),
-        support.CREDENTIALS.runtime_postgres(tenant.uid, "a"),
+        support.CREDENTIALS.runtime_postgres(tenant.uid),
         support.ADMIN_PASSWORD,
     ):
         assert secret not in log
@@ -106,17 +107,44 @@ async def test_no_password_reaches_a_statement_or_the_log(server: postgres.Serve
 async def test_the_runtimes_logins_take_turns(backend: PostgresBackend, tenant: Tenant) -> None:
     await backend.ensure(tenant.plan())
     with tenant.session("a") as old:
-        seen = await backend.ensure(tenant.plan(slots=("a", "b")))
+        seen = await backend.ensure(tenant.plan(logins=Logins(1, database_previous=True)))
         with tenant.session("b") as new:
             assert new.execute("SELECT count(*) FROM configuration").fetchone() == (1,)
         assert old.execute("SELECT count(*) FROM configuration").fetchone() == (1,)
-    assert "password" not in "".join(seen.corrected)
-    await backend.ensure(tenant.plan(slots=("b",)))
+        assert "password" not in "".join(seen.corrected)
+        assert await backend.in_use(tenant.things, 0)
+        await backend.ensure(tenant.plan(logins=Logins(1)))
+        assert old.execute("SELECT 1").fetchone() == (1,), "closed to new sessions; the one that is there goes on"
+        assert not await backend.in_use(tenant.things, 0), "what may not log in is not waited for"
+        await backend.end_sessions(tenant.things, 0)
+        with pytest.raises(psycopg.OperationalError):
+            old.execute("SELECT 1")
     with pytest.raises(psycopg.OperationalError), tenant.session("a"):
         pass
     with tenant.session("b"):
         pass
-    assert (await backend.ensure(tenant.plan(slots=("b",)))).corrected == ()
+    assert (await backend.ensure(tenant.plan(logins=Logins(1)))).corrected == ()
+
+
+async def test_a_login_whose_time_is_over_never_comes_back(backend: PostgresBackend, tenant: Tenant) -> None:
+    """Whoever forgot a rotation is told how far it went, before anything is written."""
+    await backend.ensure(tenant.plan())
+    for logins in (Logins(1, database_previous=True), Logins(1), Logins(2, database_previous=True)):
+        await backend.ensure(tenant.plan(logins=logins))
+        assert await ahead(backend, tenant) == logins
+    await backend.ensure(tenant.plan(logins=Logins(2)))
+    assert await ahead(backend, tenant) == Logins(2)
+    for role in ("a", "b"):  # slot a has the password of generation 2 now
+        with pytest.raises(psycopg.OperationalError), tenant.session(role):
+            pass
+    password = support.CREDENTIALS.runtime_postgres(tenant.uid, 2)
+    tenant.server.connect(tenant.things.slot("a"), password, tenant.database).close()
+
+
+async def ahead(backend: PostgresBackend, tenant: Tenant) -> Logins:
+    with pytest.raises(Ahead) as found:
+        await backend.ensure(tenant.plan())
+    return found.value.logins
 
 
 async def test_a_new_configuration_is_written_and_announced(backend: PostgresBackend, tenant: Tenant) -> None:

@@ -86,7 +86,7 @@ def test_the_runtimes_credentials_are_its_own():
     assert made.postgres.user == "tenant_acme_corp__runtime_a"
     assert made.postgres.schema_name == "tenant_acme_corp__runtime"
     assert made.postgres.database == "tenantry"
-    assert made.postgres.password.get_secret_value() == samples.credentials().runtime_postgres(tenant.uid, "a")
+    assert made.postgres.password.get_secret_value() == samples.credentials().runtime_postgres(tenant.uid)
     assert made.milvus.partition == "t_1"
     assert made.milvus.password.get_secret_value() == "milvus-password"
     assert made.provider.api_key.get_secret_value() == "sk-provider"
@@ -95,9 +95,9 @@ def test_the_runtimes_credentials_are_its_own():
 
 def test_the_two_logins_differ():
     tenant = samples.resolved("acme")
-    a, b = credentials(tenant).postgres, credentials(tenant, slot="b").postgres
-    assert b.user == "tenant_acme__runtime_b"
-    assert a.password != b.password
+    first, second, third = (credentials(tenant, generation=n).postgres for n in range(3))
+    assert [one.user[-2:] for one in (first, second, third)] == ["_a", "_b", "_a"]
+    assert len({one.password.get_secret_value() for one in (first, second, third)}) == 3
 
 
 def test_a_database_of_its_own():
@@ -116,7 +116,7 @@ def test_the_runtimes_secret_holds_the_file_that_the_runtime_reads():
 
 def test_the_digest_says_that_a_secret_changed_and_not_what_it_holds():
     tenant = samples.resolved("acme")
-    one, two = secrets.runtime(tenant, credentials(tenant)), secrets.runtime(tenant, credentials(tenant, slot="b"))
+    one, two = secrets.runtime(tenant, credentials(tenant)), secrets.runtime(tenant, credentials(tenant, generation=1))
     assert secrets.digest(one) == secrets.digest(secrets.runtime(tenant, credentials(tenant)))
     assert secrets.digest(one) != secrets.digest(two)
     assert len(secrets.digest(one)) == 64

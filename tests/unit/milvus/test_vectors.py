@@ -32,7 +32,7 @@ def test_a_tenant_with_a_user_of_its_own(isolation: VectorIsolation) -> None:
     place = vectors.settled(resolved)
     assert place is not None
     plan = vectors.plan(resolved, place, MASTER, REGION_UID)
-    assert plan.login == (vectors.own_users(UID)[0], MASTER.milvus(UID, "a"))
+    assert plan.login == (vectors.own_users(UID)[0], MASTER.milvus(UID))
     assert UID in plan.mark
     assert not plan.shared
     assert {g.target for g in plan.grants if g.scope == "Collection"} == {place.collection}

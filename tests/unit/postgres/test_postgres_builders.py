@@ -17,6 +17,7 @@ from psycopg import sql
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.postgres import errors
+from tenantry.credentials import FIRST, Logins
 from tenantry.desired import database
 from tenantry.desired.postgres import inside, keys, scram, seen, shared
 from tenantry.desired.postgres.statements import grants, statement, word
@@ -29,7 +30,7 @@ EMPTY_SHARED = seen.Shared("admin", {}, (), {"tenantry": seen.SeenThing("admin",
 EMPTY_INSIDE = seen.Inside({}, {}, {}, ())
 
 
-def plan(level: str = "Schema", slots: tuple[str, ...] = ("a",)) -> database.DatabasePlan:
+def plan(level: str = "Schema", logins: Logins = FIRST) -> database.DatabasePlan:
     resolved = dataclasses.replace(samples.resolved("acme-eu"), uid=UID, database_isolation=level)  # type: ignore[arg-type]
     configuration = Configuration(
         tenant="acme-eu",
@@ -44,7 +45,7 @@ def plan(level: str = "Schema", slots: tuple[str, ...] = ("a",)) -> database.Dat
         documents=Documents(max_files=1, max_file_bytes=1),
         embedding=Embedding(model="e", dimension=8),
     )
-    return database.plan(resolved, samples.credentials(), configuration, slots)
+    return database.plan(resolved, samples.credentials(), configuration, logins)
 
 
 def text(*statements: sql.Composable) -> str:
@@ -86,7 +87,7 @@ def test_the_verifier_is_postgresqls() -> None:
 
 
 def test_a_plan_keeps_its_secrets() -> None:
-    made = plan(slots=("a", "b"))
+    made = plan(logins=Logins(1, database_previous=True))
     passwords = [role.password for role in made.roles if role.login]
     assert len(set(passwords)) == 3
     for password in passwords:

@@ -109,6 +109,9 @@ class Access:
         if plan.role not in (roles or ()):
             await self._member(plan.user, plan.role, True)
             written.append(f"role of user {plan.user}")
+        if plan.ended and await self._roles_of(plan.ended) is not None:
+            await self._client.call("DeleteCredential", milvus.DeleteCredentialRequest(username=plan.ended))
+            written.append(f"user {plan.ended}, whose time is over")
         for role in sorted((roles or set()) - {plan.role}):
             await self._member(plan.user, role, False)
             taken.roles.append(role)

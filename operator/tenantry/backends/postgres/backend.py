@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
@@ -13,6 +14,7 @@ from tenantry.backends.inventory import Stored
 from tenantry.backends.postgres import errors, observe, removal
 from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
 from tenantry.backends.postgres.inventory import inventory
+from tenantry.credentials import Logins, slot
 from tenantry.desired.database import DatabasePlan
 from tenantry.desired.postgres import audit, keys
 from tenantry.desired.postgres import inside as insides
@@ -24,8 +26,24 @@ from tenantry_runtime.config import AccessKeyRow
 
 logger = logging.getLogger(__name__)
 
+IN_USE = sql.SQL(
+    "SELECT EXISTS (SELECT FROM pg_roles r JOIN pg_stat_activity s ON s.usesysid = r.oid"
+    " WHERE r.rolname = %(role)s AND r.rolcanlogin)"
+)
+
 PASSES = 5
 """Looks until nothing differs: the longest way (roles, database, its grants) takes four."""
+
+
+class Ahead(Exception):
+    """The runtime's login was rotated further than the plan says: whoever made the plan has forgotten it.
+
+    Nothing was written.  `logins` is what the server has.
+    """
+
+    def __init__(self, logins: Logins) -> None:
+        super().__init__(f"the runtime's login is at generation {logins.generation}")
+        self.logins = logins
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,7 @@ class PostgresBackend:
         """A steady tenant costs one query (at level Database one more, in its own database) and no write.
 
         `logins`: also try each login, for its password can't be seen, and a role may change its own.
+        Raises Ahead for a plan that would go back to logins whose time is over.
         """
         work = _Work(plan)
         own = plan.isolation == "Database"
@@ -94,6 +113,19 @@ class PostgresBackend:
             async with self._connections.use() as session:
                 await session.transact(resets)
             work.done += resets
+
+    async def in_use(self, things: Things, generation: int) -> bool:
+        """Whether the runtime's login of this generation may log in and has a session."""
+        async with self._connections.use() as session:
+            ((found,),) = await session.run(
+                IN_USE, {"role": things.slot(slot(generation))}, what="the look at sessions"
+            )
+        return bool(found)
+
+    async def end_sessions(self, things: Things, generation: int) -> None:
+        """Of the runtime's login of this generation, which may no longer log in."""
+        async with self._connections.use() as session:
+            await removal.end_sessions(session, [things.slot(slot(generation))], [])
 
     async def sync_keys(self, plan: DatabasePlan, rows: Sequence[AccessKeyRow]) -> bool:
         """Make the tenant's keys exactly `rows`; whether anything was written.  Requires `ensure`."""
@@ -198,6 +230,10 @@ class _Work:
         ):
             if name:
                 raise foreign(name)
+        if shared:
+            newest = shareds.newest(self.plan.things, shared)
+            if newest.generation > self.plan.generation:
+                raise Ahead(newest)
         found = shareds.corrections(self.plan, shared) if shared else []
         members = shareds.memberships(self.plan, shared) if shared else ()
         if inside and not inside.readable:

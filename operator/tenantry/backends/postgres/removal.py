@@ -23,7 +23,7 @@ async def remove(connections: Connections, things: Things, isolation: Isolation,
         if locking := removal.lock_out(things, roles, shared):
             await session.transact([locking])
         databases = removal.databases(things, shared) if isolation == "Database" else []
-        await _end_sessions(session, roles, databases)
+        await end_sessions(session, roles, databases)
         if policy == "Delete":
             for name in databases:
                 await session.correct(removal.drop_database(name))
@@ -72,7 +72,8 @@ def _done(things: Things, shared: Shared, inside: Inside, policy: Policy) -> boo
     return not (removal.roles(things, shared) or databases or removal.schemas(things, inside, policy))
 
 
-async def _end_sessions(session: Session, roles: list[str], databases: list[str]) -> None:
+async def end_sessions(session: Session, roles: list[str], databases: list[str]) -> None:
+    """Of these roles, and the admin's in these databases."""
     for _ in range(3):
         ((count,),) = await session.run(
             removal.SESSIONS,

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
+from tenantry.credentials import SLOTS, Logins, slot
 from tenantry.desired.database import DatabasePlan, Role
 from tenantry.desired.postgres import scram
 from tenantry.desired.postgres.seen import Membership, SeenRole, SeenThing, Shared
 from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, statement
 from tenantry.desired.postgres.things import CONNECT_COMMENT, CONNECT_ROLE, Things
+
+GENERATION = "generation="
+LONGEST_GENERATION = 9
+"""Digits."""
 
 _OFF = {
     "superuser": "NOSUPERUSER",
@@ -114,10 +119,36 @@ def _role(things: Things, role: Role, seen: SeenRole) -> Iterator[Correction]:
 
 
 def role_comment(things: Things, role: Role) -> str:
-    """The UID, and a digest of the password: what is set can't be read back, so it is remembered here."""
-    if not role.login:
-        return things.comment
-    return f"{things.comment} password={scram.digest(role.password, role.name)}"
+    """The UID, whose turn it is, and a digest of the password: what is set can't be read back, so it is kept here."""
+    notes = [things.comment]
+    if role.generation:
+        notes.append(f"{GENERATION}{role.generation}")
+    if role.login:
+        notes.append(f"password={scram.digest(role.password, role.name)}")
+    return " ".join(notes)
+
+
+def generation(comment: str | None) -> int:
+    """What `role_comment` noted; 0 where it noted none."""
+    for word in (comment or "").split(" "):
+        digits = word.removeprefix(GENERATION)
+        if word != digits and digits.isascii() and digits.isdigit() and len(digits) <= LONGEST_GENERATION:
+            return int(digits)
+    return 0
+
+
+def newest(things: Things, seen: Shared) -> Logins:
+    """The runtime's logins as the server has them: the newest generation, and whether the one before may log in."""
+    slots = {name: seen.roles[name] for name in map(things.slot, SLOTS) if name in seen.roles}
+    current = max((generation(role.comment) for role in slots.values() if things.owns(role.comment)), default=0)
+    before = slots.get(things.slot(slot(current - 1)))
+    return Logins(
+        current,
+        database_previous=current > 0
+        and before is not None
+        and "login" in before.flags
+        and generation(before.comment) == current - 1,
+    )
 
 
 def reset_password(things: Things, role: Role) -> Correction:

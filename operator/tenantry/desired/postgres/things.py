@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tenantry import names
+from tenantry.credentials import SLOTS
 
 Isolation = Literal["Schema", "Database"]
 Policy = Literal["Retain", "Delete"]
@@ -18,8 +19,6 @@ One grant to each tenant's roles would grow one row of pg_database with the tena
 the same time would wait for each other on it, or fail ("tuple concurrently updated").
 """
 CONNECT_COMMENT = f"{names.GROUP}/region"
-
-SLOTS = ("a", "b")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,198 @@
+"""Whose turn it is among a tenant's logins, and when the next one's comes.
+
+A tenant at rest accepts one generation n.  A rotation goes through:
+
+1. rolling: n+1 is stored in the Tenant's status; then both n and n+1 are accepted; then the runtime's Secret holds
+   n+1 and its Pods are replaced one by one.
+2. draining, once every replica was seen to be new: Pods that are ending may still settle a call, and the tenant's own
+   programs must read their Secret again.
+3. at rest: n is closed, and its sessions are ended.
+
+Each step may be done again.  Until 3, whatever of the two generations a Pod holds is accepted.  A forgotten status is
+put together again from what PostgreSQL's roles say (`found`): no generation that was closed is opened again.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from tenantry import names
+from tenantry.api import Tenant
+from tenantry.api.tenant import RotatedCredentials as State
+from tenantry.credentials import Logins
+from tenantry.desired.workload import GRACE_SECONDS
+from tenantry.resolve import Resolved
+
+DRAIN = timedelta(seconds=GRACE_SECONDS + 90)
+"""How long an ending Pod may live, and as much as a mounted Secret may be late, after every replica was seen new."""
+
+LOOK_SECONDS = 3.0
+"""Between two looks whether a login that drains is still in use."""
+
+QUEUE_SECONDS = 60.0
+"""Between two looks whether fewer tenants than ROLLING_AT_ONCE are rolled by age."""
+
+ROLLING_AT_ONCE = 10
+"""Tenants that are rolled by age at the same time; those asked for by a person are not held back."""
+
+LONGEST_REQUEST = 128
+
+
+def clock() -> datetime:
+    """Now, as the API server keeps times: in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def rolling(state: State) -> bool:
+    return state.generation > 0 and state.rolled_out_at is None
+
+
+def draining(state: State) -> bool:
+    return state.rolled_out_at is not None and state.previous_until is not None
+
+
+def logins(state: State, now: datetime, in_use: bool) -> Logins:
+    """`in_use`: whether the runtime's login of the generation before has sessions; only asked while draining."""
+    if rolling(state):
+        return Logins(state.generation, True, True)
+    if state.rolled_out_at and state.previous_until:
+        return Logins(state.generation, in_use and now < state.rolled_out_at + DRAIN, now < state.previous_until)
+    return Logins(state.generation)
+
+
+def begun(state: State, now: datetime, request: str) -> State:
+    """The next generation; to be stored before anything is made of it."""
+    return State(generation=state.generation + 1, rotated_at=now, requested=request or state.requested)
+
+
+def rolled_out(state: State, now: datetime, overlap: timedelta) -> State:
+    """Every replica is new.  `overlap`: how long the generation before was promised to others than the runtime."""
+    assert state.rotated_at is not None
+    until = max(now + DRAIN, state.rotated_at + overlap)
+    return state.model_copy(update={"rolled_out_at": now, "previous_until": until})
+
+
+def closed(state: State) -> State:
+    return state.model_copy(update={"previous_until": None})
+
+
+def found(seen: Logins, now: datetime, request: str, overlap: timedelta) -> State:
+    """What the server has, where the status has forgotten it; a request that is there counts as heard."""
+    state = State(generation=seen.generation, rotated_at=now, requested=request)
+    return state if seen.database_previous else rolled_out(state, now, overlap)
+
+
+def newest(states: Iterable[State | None]) -> State | None:
+    """The one that is furthest; the first among equals."""
+    return max(
+        (s for s in states if s is not None),
+        key=lambda s: (s.generation, s.rolled_out_at is not None, s.previous_until is None),
+        default=None,
+    )
+
+
+def request(tenant: Tenant) -> str:
+    """What the annotation asks for, in at most 128 characters."""
+    value = tenant.metadata.annotations.get(names.ROTATE_ANNOTATION, "")
+    if len(value) <= LONGEST_REQUEST:
+        return value
+    return "sha256:" + hashlib.sha256(value.encode()).hexdigest()
+
+
+def jitter(uid: str) -> float:
+    """Between 0.9 and 1.1, always the same for one tenant."""
+    return 0.9 + 0.2 * int.from_bytes(hashlib.sha256(uid.encode()).digest()[:4]) / 2**32
+
+
+def own_vectors(resolved: Resolved) -> bool:
+    """Whether the tenant has a Milvus user of its own."""
+    return resolved.vectors.isolation != "Partition" and resolved.region_spec.milvus.credentials_secret is not None
+
+
+class Rotations:
+    """What each tenant's state is, and whether its time has come.  Has no effects."""
+
+    def __init__(self, rotate_after: timedelta | None, overlap: timedelta) -> None:
+        self._age = rotate_after
+        self._overlap = overlap
+        self._known: dict[str, State] = {}
+        """By the tenant's UID: what this process has stored, and seen in PostgreSQL."""
+
+    def state(self, tenant: Tenant, uid: str) -> State:
+        stored = tenant.status.credentials if tenant.status else None
+        return newest((stored, self._known.get(uid))) or State()
+
+    def known(self, tenant: Tenant, uid: str) -> bool:
+        """Else PostgreSQL must be asked first: a status may be lost, or come from a backup."""
+        fresh = names.FINALIZER not in tenant.metadata.finalizers and uid == tenant.uid  # nothing was made yet
+        return fresh or uid in self._known
+
+    def note(self, uid: str, state: State) -> None:
+        self._known[uid] = state
+
+    def forget(self, uid: str) -> None:
+        self._known.pop(uid, None)
+
+    def due(self, tenant: Tenant, uid: str, now: datetime) -> datetime | None:
+        """When the tenant's next rotation may begin; None: not before something changes."""
+        state = self.state(tenant, uid)
+        if rolling(state) or draining(state):
+            return None
+        if _asked(tenant, state):
+            return now
+        since = state.rotated_at or tenant.metadata.creation_timestamp
+        if self._age is None or since is None:
+            return None
+        return since.astimezone(UTC) + self._age * jitter(uid)
+
+    def next(self, tenant: Tenant, uid: str, now: datetime, others: Iterable[Tenant]) -> State | None:
+        """The state to store now, if the tenant's next rotation shall begin now."""
+        due, state = self.due(tenant, uid, now), self.state(tenant, uid)
+        if due is None or due > now or not self.known(tenant, uid) or not _ready(tenant):
+            return None
+        if not _asked(tenant, state):
+            under_way = sum(rolling(o.status.credentials) for o in others if o.status and o.status.credentials)
+            if under_way >= ROLLING_AT_ONCE:
+                return None
+        return begun(state, now, request(tenant))
+
+    def found(self, tenant: Tenant, seen: Logins, now: datetime, resolved: Resolved) -> State:
+        return found(seen, now, request(tenant), self._promised(resolved))
+
+    def ended(self, state: State, now: datetime, resolved: Resolved, *, ready: bool, used: Logins) -> State:
+        """The state after a reconcile; `ready`: all of it was seen to hold, with `used` accepted in PostgreSQL."""
+        if ready and rolling(state):
+            return rolled_out(state, now, self._promised(resolved))
+        if ready and draining(state) and not used.database_previous:
+            assert state.previous_until is not None
+            if not own_vectors(resolved) or now >= state.previous_until:
+                return closed(state)
+        return state
+
+    def look(self, tenant: Tenant, uid: str, now: datetime) -> float | None:
+        """Seconds until this tenant should be looked at for its rotation's sake."""
+        state = self.state(tenant, uid)
+        if rolling(state):
+            return None  # the Deployment's events tell
+        if state.previous_until and state.rolled_out_at:
+            if now < state.rolled_out_at + DRAIN or now >= state.previous_until:
+                return LOOK_SECONDS
+            return (state.previous_until - now).total_seconds() + 0.05
+        due = self.due(tenant, uid, now)
+        if due is None:
+            return None
+        if due <= now:
+            return 0.05 if _asked(tenant, state) else QUEUE_SECONDS * jitter(uid)
+        return (due - now).total_seconds() + 0.05
+
+    def _promised(self, resolved: Resolved) -> timedelta:
+        return self._overlap if own_vectors(resolved) else timedelta(0)
+
+
+def _asked(tenant: Tenant, state: State) -> bool:
+    return request(tenant) not in ("", state.requested)
+
+
+def _ready(tenant: Tenant) -> bool:
+    conditions = tenant.status.conditions if tenant.status else ()
+    return any(c.type == "Ready" and c.status == "True" for c in conditions)
