@@ -4,7 +4,7 @@ PY := .dev/venv/bin/python
 KUBE := .dev/bin/kube
 
 .DEFAULT_GOAL := help
-.PHONY: help venv cluster-up cluster-down cluster-status demo test lint format unit integration e2e crds bench lock
+.PHONY: help venv cluster-up cluster-down cluster-status demo test lint format unit integration e2e crds bench kills soak lock
 
 # What takes longest, building Kubernetes, begins beside the making of the environment (dev/bootstrap.sh).
 cluster-up demo test: export TENANTRY_PREBUILD := 1
@@ -47,6 +47,12 @@ format: venv ## Write the code as the linter wants it
 
 crds: venv ## Write crds/ and the chart's copies from the models
 	@$(PY) -m tenantry.api.crd crds charts/tenantry/crds
+
+kills: venv ## Kill the operator around each of its effects (SEED=); prints the coverage
+	@$(PY) -m tests.integration.operator.kills $(SEED)
+
+soak: venv ## Random work, kills, outages and drifts for half an hour (SECONDS=, SEED=)
+	@$(PY) -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 bench: venv ## Measure, about ten minutes (FULL=1: all sizes, an hour); docs/performance.md says how to read it
 	@$(PY) -m bench.api_writes

@@ -231,6 +231,27 @@ class World:
                 found += client.list_partitions(collection)
         return [name for name in found if any(mark in name for mark in marks)]
 
+    def vector_things(self, uid: str) -> list[str]:
+        """Kind and name of all that is one Tenant's in Milvus, what is inside its own database included."""
+        from tenantry import names
+
+        marks = (names.bare(uid), names.short(uid))
+        with self.vectors() as client:
+            databases = client.list_databases()
+            found = [("database", d) for d in databases]
+            found += [("user", u) for u in client.list_users()] + [("role", r) for r in client.list_roles()]
+        for database in databases:
+            if database != "default" and not any(m in database for m in marks):
+                continue
+            inside = MilvusClient(uri=self.milvus.uri, token=f"root:{ADMIN_PASSWORD}", db_name=database)
+            try:
+                for collection in inside.list_collections():
+                    found.append(("collection", collection))
+                    found += [("partition", p) for p in inside.list_partitions(collection)]
+            finally:
+                inside.close()
+        return sorted(f"{kind} {name}" for kind, name in found if any(m in name for m in marks))
+
     # -- the operator -------------------------------------------------------------------
 
     def variables(self) -> dict[str, str]:
@@ -256,8 +277,10 @@ class World:
         resync_seconds: float = RESYNC_SECONDS,
         lease_seconds: float = 4,
         rotate_after_days: float = 90,
+        module: str = "tenantry.run",
+        **more: str,
     ) -> Replica:
-        """Start one more replica."""
+        """Start one more replica; `more` are variables of its environment."""
         metrics, health = net.free_port(), net.free_port()
         log = self.folder / f"{name}-{len(self.replicas)}.log"
         variables = {
@@ -271,8 +294,8 @@ class World:
         }
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tenantry.run"],
-                env={**self.variables(), **variables},
+                [sys.executable, "-m", module],
+                env={**self.variables(), **variables, **more},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -285,6 +308,32 @@ class World:
         for replica in self.replicas:
             replica.stop()
         self.replicas.clear()
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[World]:
+    """Every server that the operator needs, and a region of them."""
+    database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
+    vectors = milvus.Server(folder / "milvus", 0, settings={"proxy.maxRoleNum": 100})
+    plane = ControlPlane(folder / "plane")
+    kubelet = None
+    try:
+        database.start()
+        postgres.prepare_admin(database, ADMIN_PASSWORD)
+        vectors.start()
+        vectors.prepare(ADMIN_PASSWORD)
+        plane.start()
+        plane.install_crds()
+        plane.start_controllers()  # after the CRDs, so that the garbage collector knows them from its start
+        made = prepare(plane, database, vectors, folder)
+        kubelet = Kubelet(plane.client())
+        kubelet.start()
+        yield made
+    finally:
+        if kubelet:
+            kubelet.stop()
+        for server in (plane, vectors, database):
+            server.stop()
 
 
 def prepare(plane: ControlPlane, database: postgres.Server, vectors: milvus.Server, folder: Path) -> World:

@@ -1,0 +1,277 @@
+"""One scenario through which the operator is killed around each of its effects.
+
+``python -m tests.integration.operator.kills [SEED]`` runs it whole, in a world of its own, and prints the coverage.
+The scenario runs twice: first nothing is killed, which shows what must come out and which effects there are; then
+with kills (mortal.py).  After each phase the two must have the same objects, roles, schemas, keys and vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tenantry import names
+from tenantry.backends.kinds import CHILDREN, SECRET
+from tests.integration.operator.world import GROUP, World, running, until
+
+MODULE = "tests.integration.operator.mortal"
+NEVER = 2**31
+SEED = 20261122
+DATABASES = {"database": {"isolation": "Database"}, "vectors": {"isolation": "Database"}}
+TENANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "free": ("free", "Delete", {}),
+    "pro": ("pro", "Retain", {}),
+    "own": ("enterprise", "Delete", {}),
+    "base": ("enterprise", "Delete", DATABASES),
+    "kept": ("enterprise", "Retain", DATABASES),
+}
+"""Name -> tier, policy of deletion, spec: every level of isolation and both policies."""
+MOVES = {"free": "pro", "pro": "enterprise", "own": "pro", "base": "pro", "kept": "free"}
+
+Shape = frozenset[str]
+
+
+@dataclass
+class Scenario:
+    """One pass; `prefix` tells its tenants from another's."""
+
+    world: World
+    prefix: str
+    dimension: int
+    seconds: float
+    """For each phase to converge."""
+    enter: Callable[[str], None]
+    """Called with the name of each phase before it begins."""
+    uids: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, dict[str, Shape]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        for phase in (self.create, self.change, self.undo, self.move):
+            self.enter(phase.__name__)
+            phase()
+            self.shapes[phase.__name__] = {name: self.converged(name) for name in TENANTS}
+            self.scan_is_clean()
+        self.enter("delete")
+        self.delete()
+        self.scan_is_clean()
+
+    def name(self, tenant: str) -> str:
+        return f"{self.prefix}-{tenant}"
+
+    # -- phases ------------------------------------------------------------------------
+
+    def create(self) -> None:
+        for tenant, (tier, policy, spec) in TENANTS.items():
+            vectors = {**spec.get("vectors", {}), "dimension": self.dimension}
+            spec = {**spec, "vectors": vectors, "deletion": {"policy": policy}}
+            self.uids[tenant] = self.world.tenant(self.name(tenant), tier, **spec)
+
+    def change(self) -> None:
+        """Settings, one more namespace, two more keys."""
+        for tenant in TENANTS:
+            for key in ("ci", "short"):
+                self.world.create(
+                    f"{GROUP}/namespaces/tenant-{self.name(tenant)}/accesskeys",
+                    {"apiVersion": "tenantry.dev/v1alpha1", "kind": "AccessKey", "metadata": {"name": key}, "spec": {}},
+                )
+            extra = [{"suffix": "dev", "weight": 1}]
+            self.world.change(self.name(tenant), ai={"customInstructions": "Be brief."}, namespaces=extra)
+
+    def undo(self) -> None:
+        """The namespace goes, one key is rotated, one is deleted."""
+        for tenant in TENANTS:
+            keys = f"{GROUP}/namespaces/tenant-{self.name(tenant)}/accesskeys"
+            self.world.patch(f"{keys}/ci", {"metadata": {"annotations": {"tenantry.dev/rotate": "1"}}})
+            self.world.remove(f"{keys}/short")
+            self.world.change(self.name(tenant), namespaces=None)
+
+    def move(self) -> None:
+        for tenant, tier in MOVES.items():
+            self.world.change(self.name(tenant), tier=tier)
+
+    def delete(self) -> None:
+        self.world.deleted(*map(self.name, TENANTS), seconds=self.seconds)
+        for tenant, uid in self.uids.items():
+            name = self.name(tenant)
+            kept = TENANTS[tenant][1] == "Retain"
+            assert not self.world.schemas(name), f"{name} left schemas"
+            assert not self.world.roles(name), f"{name} left roles"
+            things = self.world.vector_things(uid)
+            assert bool(things) is kept, f"{name} by policy {TENANTS[tenant][1]} left {things} in Milvus"
+            assert not [t for t in things if t.startswith(("user", "role"))], f"{name} left a login in Milvus: {things}"
+            retained = self.world.rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", f"retained_{names.bare(uid)}")
+            databases = self.world.rows("SELECT 1 FROM pg_database WHERE datname = %s", f"retained_{names.bare(uid)}")
+            assert bool(retained or databases) is kept, f"{name}: what is retained is not as its policy says"
+            left = [o for _, o in objects(self.world, name)]
+            assert not left, f"{name} left {left}"
+
+    # -- what came out --------------------------------------------------------------------
+
+    def converged(self, tenant: str) -> Shape:
+        """Ready, nothing on its way out, and the key of each AccessKey is the one that its Secret shows."""
+        name = self.name(tenant)
+        self.world.ready(name, self.seconds)
+
+        def look() -> bool:
+            found = objects(self.world, name)
+            keys = {o["metadata"]["name"] for k, o in found if k == "accesskeys"}
+            secrets = {o["metadata"]["name"] for k, o in found if k == "secrets"}
+            shown = {s.removeprefix("accesskey-") for s in secrets if s.startswith("accesskey-")}
+            ending = any(o["metadata"].get("deletionTimestamp") for _, o in found)
+            return not ending and self.keys(tenant) == keys == shown
+
+        until(look, f"{name} has nothing on its way out, and its keys agree", 120)
+        return self.shape(tenant)
+
+    def keys(self, tenant: str) -> set[str]:
+        schema = f"tenant_{self.name(tenant).replace('-', '_')}"
+        database = schema if "database" in TENANTS[tenant][2] else "tenantry"
+        return {r[0] for r in self.world.rows(f"SELECT name FROM {schema}__runtime.access_keys", database=database)}
+
+    def shape(self, tenant: str) -> Shape:
+        """Everything by its name, the tenant's own left out of it."""
+        world, name, uid = self.world, self.name(tenant), self.uids[tenant]
+        schema = f"tenant_{name.replace('-', '_')}"
+        database = schema if "database" in TENANTS[tenant][2] else "tenantry"
+        found = [f"{k} {o['metadata'].get('namespace', '')}/{o['metadata']['name']}" for k, o in objects(world, name)]
+        found += [f"role {r}" for r in world.roles(name)]
+        found += [f"schema {s}" for s in world.schemas(name)]
+        relations = world.rows(
+            "SELECT n.nspname, c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname IN (%s, %s)",
+            schema, f"{schema}__runtime", database=database,
+        )  # fmt: skip
+        found += [" ".join(r) for r in relations]
+        counted = world.rows(f"SELECT count(*) FROM {schema}__runtime.configuration", database=database)
+        found += [f"{counted[0][0]} rows of configuration", *(f"key {k}" for k in self.keys(tenant))]
+        things = world.vector_things(uid)
+        found += [f"Milvus {t.replace(names.bare(uid), 'UID').replace(names.short(uid), 'UID')}" for t in things]
+        assert len(found) == len(set(found)), f"{name} has something twice: {sorted(found)}"
+        return frozenset(f.replace(name, "NAME").replace(schema, "NAME") for f in found)
+
+    def scan_is_clean(self) -> None:
+        status, said = self.world.scan()
+        assert status == 0, said
+
+
+def objects(world: World, tenant: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every object of the API server that carries the tenant's label, and its keys."""
+    selector = f"?labelSelector=tenantry.dev/tenant%3D{tenant}"
+    found = [
+        (kind.plural, item)
+        for kind in (*CHILDREN, SECRET)
+        for item in (world.get(kind.path() + selector) or {})["items"]
+    ]
+    keys = (world.get(f"{GROUP}/accesskeys") or {})["items"]
+    inside = {f"tenant-{tenant}"} | {o["metadata"]["name"] for k, o in found if k == "namespaces"}
+    return found + [("accesskeys", k) for k in keys if k["metadata"]["namespace"] in inside]
+
+
+# -- both passes -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Moments are (phase, before or after, effect)."""
+
+    killed: frozenset[tuple[str, str, str]]
+    met: frozenset[tuple[str, str, str]]
+    """In the pass with kills."""
+    calm: frozenset[tuple[str, str, str]]
+    """In the pass without."""
+    ends: tuple[str, ...]
+    """Exit codes of lives that ended otherwise than by our kill."""
+
+    def line(self) -> str:
+        after = {m for m in self.met | self.calm if m[1] == "after"}
+        before = {m for m in self.met | self.calm if m[1] == "before"}
+        return (
+            f"killed after {len(after & self.killed)} of {len(after)} effects, "
+            f"before {len(before & self.killed)} of {len(before)}"
+        )
+
+    @property
+    def missed(self) -> list[str]:
+        return ["\t".join(m) for m in sorted((self.met | self.calm) - self.killed)]
+
+
+def both_passes(world: World, folder: Path, seed: int, share: int, seconds: float) -> Coverage:
+    """Raises AssertionError where what comes out of the second differs from the first."""
+    calm, killed = folder / "calm", folder / "killed"
+    passes = []
+    for place, prefix, dimension, every in ((calm, "calm", 16, NEVER), (killed, "mort", 24, share)):
+        place.mkdir()
+        (place / "phase").write_text("start")
+        started = time.monotonic()
+
+        def enter(phase: str, place: Path = place, started: float = started) -> None:
+            (place / "next").write_text(phase)
+            (place / "next").rename(place / "phase")
+            print(f"  {time.monotonic() - started:5.0f} s  {place.name}: {phase}", flush=True)
+
+        scenario = Scenario(world, prefix, dimension, seconds, enter)
+        enter("start")
+        replica = world.start(
+            prefix, module=MODULE, TENANTRY_POD=prefix,
+            MORTAL_FOLDER=str(place), MORTAL_SEED=str(seed), MORTAL_SHARE=str(every),
+        )  # fmt: skip
+        try:
+            scenario.run()
+        except AssertionError as error:
+            last = (lines(place / "killed") or ["nothing"])[-1]
+            raise AssertionError(f"{error}\nseed {seed}; the last kill: {last}; log {replica.log}") from error
+        passes.append(scenario)
+        print(f"  {time.monotonic() - started:5.0f} s  {place.name}: done", flush=True)
+        replica.stop()
+    first, second = passes
+    for phase, shapes in first.shapes.items():
+        for tenant, want in shapes.items():
+            have = second.shapes[phase][tenant]
+            difference = f"{tenant} lacks {sorted(want - have)} and has besides {sorted(have - want)}"
+            assert want == have, f"seed {seed}: after {phase}, {difference}"
+    return Coverage(
+        moments(killed / "killed"), moments(killed / "seen"), moments(calm / "seen"), tuple(lines(killed / "ended"))
+    )
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def moments(path: Path) -> frozenset[tuple[str, str, str]]:
+    found = []
+    for line in lines(path):
+        phase, when, effect = line.split("\t")
+        found.append((phase, when, effect))
+    return frozenset(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.integration.operator.kills")
+    parser.add_argument("seed", nargs="?", type=int, default=SEED)
+    parser.add_argument("--share", type=int, default=1, help="of all kills, only every how many-th")
+    parser.add_argument("--folder", help="where the servers keep their data and logs")
+    parser.add_argument("--quiet", action="store_true", help="do not list what was left out")
+    options = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tenantry-kills-") as made:
+        folder = Path(options.folder or made)
+        folder.mkdir(parents=True, exist_ok=True)
+        with running(folder / "world") as world:
+            found = both_passes(world, folder, options.seed, options.share, 900)
+    if not options.quiet:
+        print(*found.missed, sep="\n")
+    print(f"{found.line()} (seed {options.seed}, {time.monotonic() - started:.0f} s)")
+    if found.ends:
+        print(f"{len(found.ends)} lives ended otherwise than by a kill: {', '.join(found.ends)}", file=sys.stderr)
+    return 1 if found.missed or found.ends else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
