@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import time
@@ -59,6 +60,7 @@ class ControlPlane:
         self._running: dict[str, process.Process] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._clients: list[httpx.Client] = []
+        self._flags: dict[str, tuple[str, ...]] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -100,6 +102,14 @@ class ControlPlane:
             process.end(self._running.pop(name), timeout=2)
         while self._children:
             self._children.pop().wait(10)
+
+    def restart(self, down_seconds: float = 0) -> None:
+        """Kill the API server and start it on the same port with the same data, after `down_seconds`."""
+        part = "kube-apiserver"
+        process.end(self._running.pop(part), 10, (signal.SIGKILL,))
+        time.sleep(down_seconds)
+        self._spawn(part, *self._flags[part])
+        self._wait(lambda: self._get("/readyz").status_code == 200, part)
 
     def start_controllers(self) -> None:
         """Start the controller manager, with all controllers that need no cloud, unless it runs."""
@@ -255,6 +265,7 @@ class ControlPlane:
         self._wait(lambda: self._get("/readyz").status_code == 200, "kube-apiserver")
 
     def _spawn(self, part: str, *flags: str, program: Sequence[Path | str] = ()) -> None:
+        self._flags[part] = flags
         log = self.folder / f"{part}.log"
         words = [*_ends_with_us(), *(program or (KUBE, part)), *flags]
         child = process.spawn(words, log, env=_environment(self.folder), cwd=self.folder)

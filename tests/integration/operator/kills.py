@@ -8,6 +8,7 @@ with kills (mortal.py).  After each phase the two must have the same objects, ro
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -118,27 +119,18 @@ class Scenario:
         name = self.name(tenant)
         self.world.ready(name, self.seconds)
 
-        def look() -> bool:
-            found = objects(self.world, name)
-            keys = {o["metadata"]["name"] for k, o in found if k == "accesskeys"}
-            secrets = {o["metadata"]["name"] for k, o in found if k == "secrets"}
-            shown = {s.removeprefix("accesskey-") for s in secrets if s.startswith("accesskey-")}
-            ending = any(o["metadata"].get("deletionTimestamp") for _, o in found)
-            return not ending and self.keys(tenant) == keys == shown
-
-        until(look, f"{name} has nothing on its way out, and its keys agree", 120)
+        until(lambda: not agrees(self.world, name, self.database(tenant)), f"what {name} has agrees", 120)
         return self.shape(tenant)
 
-    def keys(self, tenant: str) -> set[str]:
-        schema = f"tenant_{self.name(tenant).replace('-', '_')}"
-        database = schema if "database" in TENANTS[tenant][2] else "tenantry"
-        return {r[0] for r in self.world.rows(f"SELECT name FROM {schema}__runtime.access_keys", database=database)}
+    def database(self, tenant: str) -> str:
+        name = self.name(tenant)
+        return f"tenant_{name.replace('-', '_')}" if "database" in TENANTS[tenant][2] else "tenantry"
 
     def shape(self, tenant: str) -> Shape:
         """Everything by its name, the tenant's own left out of it."""
         world, name, uid = self.world, self.name(tenant), self.uids[tenant]
         schema = f"tenant_{name.replace('-', '_')}"
-        database = schema if "database" in TENANTS[tenant][2] else "tenantry"
+        database = self.database(tenant)
         found = [f"{k} {o['metadata'].get('namespace', '')}/{o['metadata']['name']}" for k, o in objects(world, name)]
         found += [f"role {r}" for r in world.roles(name)]
         found += [f"schema {s}" for s in world.schemas(name)]
@@ -149,7 +141,7 @@ class Scenario:
         )  # fmt: skip
         found += [" ".join(r) for r in relations]
         counted = world.rows(f"SELECT count(*) FROM {schema}__runtime.configuration", database=database)
-        found += [f"{counted[0][0]} rows of configuration", *(f"key {k}" for k in self.keys(tenant))]
+        found += [f"{counted[0][0]} rows of configuration", *(f"key {k}" for k in keys(world, name, database))]
         things = world.vector_things(uid)
         found += [f"Milvus {t.replace(names.bare(uid), 'UID').replace(names.short(uid), 'UID')}" for t in things]
         assert len(found) == len(set(found)), f"{name} has something twice: {sorted(found)}"
@@ -171,6 +163,25 @@ def objects(world: World, tenant: str) -> list[tuple[str, dict[str, Any]]]:
     keys = (world.get(f"{GROUP}/accesskeys") or {})["items"]
     inside = {f"tenant-{tenant}"} | {o["metadata"]["name"] for k, o in found if k == "namespaces"}
     return found + [("accesskeys", k) for k in keys if k["metadata"]["namespace"] in inside]
+
+
+def keys(world: World, tenant: str, database: str) -> list[str]:
+    """The keys that the tenant's runtime knows, sorted."""
+    schema = f"tenant_{tenant.replace('-', '_')}__runtime"
+    return [r[0] for r in world.rows(f'SELECT name FROM "{schema}".access_keys ORDER BY 1', database=database)]
+
+
+def agrees(world: World, tenant: str, database: str) -> str:
+    """Empty once nothing of it is on its way out and each AccessKey has its Secret and its row; else why not."""
+    found = objects(world, tenant)
+    wanted = sorted(o["metadata"]["name"] for k, o in found if k == "accesskeys")
+    secrets = [o["metadata"]["name"] for k, o in found if k == "secrets"]
+    shown = sorted(s.removeprefix("accesskey-") for s in secrets if s.startswith("accesskey-"))
+    ending = [f"{k} {o['metadata']['name']}" for k, o in found if o["metadata"].get("deletionTimestamp")]
+    if ending:
+        return f"is still being deleted: {ending}"
+    known = keys(world, tenant, database)
+    return "" if wanted == shown == known else f"AccessKeys {wanted}, their Secrets {shown}, their rows {known} differ"
 
 
 # -- both passes -------------------------------------------------------------------------------
@@ -259,6 +270,7 @@ def main() -> int:
     parser.add_argument("--folder", help="where the servers keep their data and logs")
     parser.add_argument("--quiet", action="store_true", help="do not list what was left out")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended on request."))  # so that no server stays behind
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tenantry-kills-") as made:
         folder = Path(options.folder or made)

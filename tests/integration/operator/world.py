@@ -311,10 +311,17 @@ class World:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[World]:
-    """Every server that the operator needs, and a region of them."""
+def running(folder: Path, roles: int = 100) -> Iterator[World]:
+    """Every server that the operator needs, and a region of them; Milvus takes so many roles, users and databases."""
     database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
-    vectors = milvus.Server(folder / "milvus", 0, settings={"proxy.maxRoleNum": 100})
+    vectors = milvus.Server(
+        folder / "milvus",
+        0,
+        settings={
+            "proxy.maxRoleNum": roles,
+            **({"proxy.maxUserNum": roles, "rootCoord.maxDatabaseNum": roles} if roles > 100 else {}),
+        },
+    )
     plane = ControlPlane(folder / "plane")
     kubelet = None
     try:
