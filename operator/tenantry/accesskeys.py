@@ -33,6 +33,8 @@ class AccessKeys:
         self._view = view
         self._derived = derived
         self._believed = believed_seconds
+        self.drifted: Callable[[], None] = lambda: None
+        """Called for each thing of a key that somebody else had changed."""
         self._synced: dict[str, tuple[str, float]] = {}
         self._secrets: dict[str, tuple[str, float]] = {}
 
@@ -53,6 +55,8 @@ class AccessKeys:
         """Rows first, so that a deleted key stops at once; then Secrets and what each key's status says."""
         if DEFAULT not in self._view.keys.get(resolved.home, {}):
             await self._make_default(resolved)
+            if resolved.uid in self._synced:
+                self.drifted()
         keys = self._of(resolved)
         now = datetime.now(UTC)
         valid = [k for k in keys if not (k.spec.expires_at and k.spec.expires_at <= now)]
@@ -63,6 +67,8 @@ class AccessKeys:
         if not seen or seen[0] != digest or time.monotonic() - seen[1] > self._believed:
             if await write(rows):
                 logger.info("The keys of the tenant were written: %d are valid", len(rows))
+                if seen and seen[0] == digest:
+                    self.drifted()
             self._synced[resolved.uid] = (digest, time.monotonic())
         for k in counted:
             await self._secret(resolved, k, first)
@@ -121,10 +127,11 @@ class AccessKeys:
         seen = self._secrets.get(key.uid)
         if seen and seen[0] == digest and time.monotonic() - seen[1] < self._believed:
             return
-        if await self._backend.ensure_secret(
-            desired, resolved.uid, first=first or not (key.status and key.status.secret_name)
-        ):
+        made = first or not (key.status and key.status.secret_name)
+        if how := await self._backend.ensure_secret(desired, resolved.uid, first=made):
             logger.info("The Secret of AccessKey %s was written", key.name)
+            if how == "corrected":
+                self.drifted()
         self._secrets[key.uid] = (digest, time.monotonic())
 
     async def _say(self, key: AccessKey, status: Literal["True", "False"], reason: Reason, message: str) -> None:

@@ -92,6 +92,8 @@ class Work:
 
 _OBJECTS = {Type.NAMESPACES: "namespaces", Type.RUNTIME: "runtime"}
 """Conditions of objects of the API server, and what metrics call them."""
+_SECRETS = {"postgres": "database", "milvus": "vectors", "runtime": "runtime"}
+"""To which subsystem a drift of a Secret is counted."""
 
 
 def memory(backends: Backends) -> tuple[int, int]:
@@ -117,6 +119,7 @@ class Subsystems:
         self.derived = derived
         self.options = options
         self.keys = keys
+        keys.drifted = lambda: self._drift("keys", 1)
         self.metrics = metrics
         self.verified = Verified(believed_seconds)
 
@@ -357,8 +360,9 @@ class Subsystems:
         digest = hashlib.sha256(repr(desired).encode()).hexdigest()
         if self.verified.holds(uid, name, digest):
             return
-        if await self.kubernetes.ensure_secret(desired, uid, first=work.first):
+        if how := await self.kubernetes.ensure_secret(desired, uid, first=work.first):
             logger.info("Secret %s was written", desired["metadata"]["name"])
+            self._drift(_SECRETS[desired["metadata"]["name"]], how == "corrected")
         self.verified.note(uid, name, digest)
 
     def _drift(self, subsystem: str, count: int) -> None:

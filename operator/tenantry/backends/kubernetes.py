@@ -238,20 +238,22 @@ class KubernetesBackend:
 
     # -- Secrets, which nobody watches --------------------------------------------
 
-    async def ensure_secret(self, desired: Json, uid: str, *, first: bool = False) -> bool:
-        """Whether it was written.  Read each time, since the operator may not list Secrets.
+    async def ensure_secret(self, desired: Json, uid: str, *, first: bool = False) -> str:
+        """How it was written (made, changed, corrected); empty where it held.
+
+        Read each time, since the operator may not list Secrets.
 
         `first`: there is likely none yet, so that one write that an existing one refuses spares the reading.
         """
         for attempt in range(SECRET_RIGHTS_SECONDS * 5):
             try:
                 _, how = await self._ensure(desired, uid, first=first)
-                return how != "held"
+                return "" if how == "held" else how
             except ApiError as error:
                 if error.status != 403 or attempt == SECRET_RIGHTS_SECONDS * 5 - 1:
                     raise
                 await asyncio.sleep(0.2)
-        return False
+        return ""
 
     # -- what the operator writes on its own kinds ------------------------------------
 
