@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tenantry import names
 from tenantry.api import AccessKey, Reason
 from tenantry.backends.connection import ApiError
+from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import ACCESS_KEY
 from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.credentials import Credentials
@@ -53,10 +54,7 @@ class AccessKeys:
 
     async def sync(self, resolved: Resolved, write: Sync, *, first: bool = False) -> None:
         """Rows first, so that a deleted key stops at once; then Secrets and what each key's status says."""
-        if DEFAULT not in self._view.keys.get(resolved.home, {}):
-            await self._make_default(resolved)
-            if resolved.uid in self._synced:
-                self.drifted()
+        fight = await self._default(resolved)
         keys = self._of(resolved)
         now = datetime.now(UTC)
         valid = [k for k in keys if not (k.spec.expires_at and k.spec.expires_at <= now)]
@@ -78,6 +76,8 @@ class AccessKeys:
         for k in keys:
             if k not in valid:
                 await self._say(k, "False", Reason.EXPIRED, "spec.expiresAt has passed; the key is refused")
+        if fight:
+            raise fight
 
     def _of(self, resolved: Resolved) -> list[AccessKey]:
         found = [k for w in resolved.workloads for k in self._view.keys.get(w.name, {}).values()]
@@ -100,6 +100,25 @@ class AccessKeys:
             act_for_users=key.spec.act_for_users,
             expires_at=key.spec.expires_at.timestamp() if key.spec.expires_at else None,
         )
+
+    async def _default(self, resolved: Resolved) -> BackendError | None:
+        """Every tenant has one; the error where another program deletes it each time."""
+        where = (ACCESS_KEY.kind, resolved.home, DEFAULT)
+        contests = self._backend.contests
+        known = resolved.uid in self._synced
+        try:
+            if DEFAULT in self._view.keys.get(resolved.home, {}):
+                contests.held(where)
+                return None
+            if known:
+                contests.before(where)
+            await self._make_default(resolved)
+            if known:
+                self.drifted()
+                contests.corrected(where)
+        except BackendError as error:
+            return error
+        return None
 
     async def _make_default(self, resolved: Resolved) -> None:
         made = await self._backend.create(

@@ -50,7 +50,7 @@ class KubernetesBackend:
         self.connection = connection
         self.observed = observed
         self._applied: dict[Key, str] = {}
-        self._contests = Contests()
+        self.contests = Contests()
 
     # -- reading ---------------------------------------------------------------
 
@@ -130,11 +130,11 @@ class KubernetesBackend:
             raise BackendError(Reason.WAITING, f"{k[0]} {k[2]} is being deleted; it is made again once it is gone")
         if seen is None:
             if before:
-                self._contests.before(k)
+                self.contests.before(k)
             made = await self._create(kind, desired, uid)
             if made is not None:
                 if before:
-                    self._contests.corrected(k)
+                    self.contests.corrected(k)
                 return k, "corrected" if before else "made"
             seen = await self.get(kind, k[1], k[2])
             if seen is None:
@@ -143,16 +143,16 @@ class KubernetesBackend:
             raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
         self._keep(kind, seen)
         if holds(desired, seen, kind.exact):
-            self._contests.held(k)
+            self.contests.held(k)
             return k, "held"
         if before != digest:
             await self._update(kind, desired, seen)
             return k, "changed"
-        self._contests.before(k)
+        self.contests.before(k)
         # Our own write takes the other one's name off the fields.
-        who = other(await self.get(kind, k[1], k[2]) or seen) if self._contests.near(k) else ""
+        who = other(await self.get(kind, k[1], k[2]) or seen) if self.contests.near(k) else ""
         await self._update(kind, desired, seen)
-        self._contests.corrected(k, who)
+        self.contests.corrected(k, who)
         return k, "corrected"
 
     async def _create(self, kind: Kind, desired: Json, uid: str) -> Json | None:
@@ -287,7 +287,7 @@ class KubernetesBackend:
 
     def forget(self, tenant_objects: Iterable[Json]) -> None:
         keys = [key(obj) for obj in tenant_objects]
-        self._contests.forget(keys)
+        self.contests.forget(keys)
         for k in keys:
             self._applied.pop(k, None)
 
