@@ -24,6 +24,8 @@ TIERS = ("free", "free", "pro", "enterprise")
 REPLICAS = ("a", "b")
 SLOPE_LIMIT = 0.5
 """MiB a minute that the leader may grow in the second half: what a burst of work leaves behind, over a few minutes."""
+KILL_SECONDS = 14.0
+"""On average between two kills: over a hundred in half an hour."""
 WARM_SECONDS = 120.0
 HEAL_SECONDS = 240.0
 UNFORESEEN = ("in a way that nobody foresaw", "a part of the operator failed", "failed; it is tried again")
@@ -50,6 +52,7 @@ class Chaos:
         self.number = 0
         self.outage: threading.Thread | None = None
         self.next_outage = 20.0
+        self.next_kill = 10.0
 
     # -- the run -----------------------------------------------------------------------
 
@@ -88,7 +91,6 @@ class Chaos:
             (3, self._key),
             (2 if len(self.uids) > self.most / 2 else 0.5, self._delete),
             (6, self._drift),
-            (0.7, lambda: self._kill(only_standby=second_half)),
         ]
         action = self.rng.choices([a for _, a in actions], [w for w, _ in actions])[0]
         if now > self.next_outage and not (self.outage and self.outage.is_alive()):
@@ -96,6 +98,8 @@ class Chaos:
             action = self.rng.choice(
                 [self._away_postgres, self._away_milvus, *([] if second_half else [self._away_api])]
             )
+        if now > self.next_kill and self._kill(only_standby=second_half):
+            self.next_kill = now + self.rng.expovariate(1 / KILL_SECONDS)
         try:
             action()
         except Refused as error:
@@ -184,12 +188,17 @@ class Chaos:
         except httpx.HTTPError:
             return False
 
-    def _kill(self, *, only_standby: bool) -> None:
+    def _kill(self, *, only_standby: bool) -> bool:
+        """Whether one could be chosen."""
+        leading = [name for name in REPLICAS if self._leads(name)]
         name = self.rng.choice(REPLICAS)
-        if only_standby and (self._leads(name) or not any(map(self._leads, REPLICAS))):
-            return
+        if only_standby and len(leading) != 1:
+            return False
+        if only_standby and name in leading:
+            name = next(other for other in REPLICAS if other != name)
         self.replicas[name].kill()
         self.done["killed"] += 1
+        return True
 
     def _away(self, what: str, stop: Callable[[], None], start: Callable[[], None]) -> None:
         pause = self.rng.uniform(0, 8)

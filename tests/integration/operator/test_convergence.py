@@ -1,4 +1,4 @@
-"""What drifts is put back; what is away is waited for; what is killed goes on."""
+"""What was deleted unseen comes back; what is away is waited for; what is killed goes on."""
 
 import random
 import time
@@ -6,55 +6,6 @@ import time
 from tests.integration.operator.world import GROUP, Replica, World, until
 
 SEED = 20261122
-
-
-def counted(replica: Replica, subsystem: str) -> None:
-    """What was put back is counted when it was seen in force, which may be later than it was written."""
-    name = "tenantry_drift_corrections_total"
-    until(lambda: replica.value(name, subsystem=subsystem) >= 1, f"drift of {subsystem} is counted", 60)
-
-
-def test_drift_is_put_back_and_counted(operator):
-    world = operator
-    uid = world.tenant("drift", "enterprise")
-    world.ready("drift")
-    replica = world.replicas[-1]
-    quotas = world.get("/api/v1/namespaces/tenant-drift/resourcequotas")
-    assert quotas
-    quota = quotas["items"][0]["metadata"]["name"]
-    path = f"/api/v1/namespaces/tenant-drift/resourcequotas/{quota}"
-    before = world.get(path)
-    assert before
-    world.patch(path, {"spec": {"hard": {"pods": "9999"}}})
-    until(lambda: (world.get(path) or {}).get("spec") == before["spec"], "the quota is put back", 10)
-    world.remove("/apis/apps/v1/namespaces/runtime-drift/deployments/runtime")
-    until(lambda: world.get("/apis/apps/v1/namespaces/runtime-drift/deployments/runtime"), "the Deployment is back", 20)
-    world.ready("drift")
-    counted(replica, "namespaces")
-    counted(replica, "runtime")
-
-    # What no watch sees: within the resync.
-    world.rows("ALTER ROLE tenant_drift CONNECTION LIMIT 1000")
-    world.rows("GRANT USAGE ON SCHEMA tenant_drift__runtime TO PUBLIC")
-    world.patch("/api/v1/namespaces/tenant-drift/secrets/postgres", {"stringData": {"password": "changed by somebody"}})
-    limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'tenant_drift'"
-    until(lambda: world.rows(limit)[0][0] != 1000, "the role is put back", 40)
-    acl = "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'tenant_drift__runtime'"
-    until(lambda: ",=U" not in world.rows(acl)[0][0] and "{=U" not in world.rows(acl)[0][0], "PUBLIC has nothing", 40)
-    until(
-        lambda: (world.secret("tenant-drift", "postgres") or {}).get("password") != "changed by somebody",
-        "the Secret is put back",
-        40,
-    )
-    with world.vectors() as client:
-        mine = [r for r in client.list_roles() if r in world.places(uid)]
-        assert mine
-        user = next(u for u in client.list_users() if u in world.places(uid))
-        client.revoke_role(user, mine[0])
-        until(lambda: mine[0] in client.describe_user(user).get("roles", ()), "the role is given back", 60)
-    counted(replica, "database")
-    counted(replica, "vectors")
-    world.ready("drift")
 
 
 def test_an_event_of_a_deletion_missed_while_nobody_watched(operator):
@@ -100,7 +51,7 @@ def test_killed_at_random_moments_everything_still_converges(operator):
     tiers = ("free", "pro", "free", "enterprise")
     uids: dict[str, str] = {}
     deleted: dict[str, str] = {}
-    for step in range(12):
+    for step in range(9):
         name = f"kill-{step}"
         uids[name] = world.tenant(name, tiers[step % len(tiers)])
         if step % 3 == 2:
