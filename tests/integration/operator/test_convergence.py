@@ -3,7 +3,7 @@
 import random
 import time
 
-from tests.integration.operator.world import GROUP, Replica, World, until
+from tests.integration.operator.world import GROUP, World, until
 
 SEED = 20261122
 
