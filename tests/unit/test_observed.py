@@ -32,6 +32,23 @@ def test_the_newer_one_wins_whatever_comes_first():
     assert len(observed.of_tenant("acme")) == 1
 
 
+def test_what_lost_its_labels_is_gone_until_it_has_them_again():
+    observed = Observed()
+    observed.put(quota(5))
+    without = quota(6)
+    without["metadata"]["labels"] = {}
+    assert observed.drop(without) == "acme", "a watch that selects by labels calls it deleted"
+    observed.put(without)
+    observed.put(quota(5))
+    assert observed.of_tenant("acme") == []
+    observed.put(quota(7))  # the answer to our own write
+    assert len(observed.of_tenant("acme")) == 1
+    observed.drop(without)  # the watch is late
+    assert len(observed.of_tenant("acme")) == 1
+    assert observed.drop(quota(8)) == "acme"
+    assert observed.of_tenant("acme") == []
+
+
 def test_a_late_event_does_not_bring_back_what_is_gone_but_a_new_one_of_its_name_is_there():
     observed = Observed()
     observed.put(quota(5))

@@ -140,7 +140,10 @@ class KubernetesBackend:
             if seen is None:
                 raise BackendError(Reason.RETRYING, f"{k[0]} {k[2]} vanished while it was made; it is tried again")
         if not owned(seen, uid):
-            raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
+            # What watches keep has no field managers, by which one that lost our annotation is still known as ours.
+            seen = (await self.get(kind, k[1], k[2]) or seen) if kind.watched else seen
+            if not owned(seen, uid):
+                raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
         self._keep(kind, seen)
         if holds(desired, seen, kind.exact):
             self.contests.held(k)

@@ -26,7 +26,7 @@ def newer(a: Json, b: Json) -> bool:
     """Whether `a` is at least as new as `b`.  Resource versions are numbers since Kubernetes 1.35 says so."""
     try:
         return int(a["metadata"]["resourceVersion"]) >= int(b["metadata"]["resourceVersion"])
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return True
 
 
@@ -36,7 +36,7 @@ class Observed:
     def __init__(self) -> None:
         self._objects: dict[Key, Json] = {}
         self._tenants: dict[str, set[Key]] = defaultdict(set)
-        self._gone: dict[Key, str] = {}
+        self._gone: dict[Key, Json] = {}
 
     def put(self, obj: Json) -> str:
         """Keep it; the tenant whose label it carries, or that it carried before."""
@@ -44,7 +44,8 @@ class Observed:
         seen = self._objects.get(k)
         if seen is not None and seen["metadata"].get("uid") == obj["metadata"].get("uid") and not newer(obj, seen):
             return self._tenant(seen)
-        if self._gone.get(k) == obj["metadata"].get("uid"):
+        gone = self._gone.get(k)
+        if gone and gone["metadata"].get("uid") == obj["metadata"].get("uid") and newer(gone, obj):
             return self._tenant(obj)
         before = self._tenant(seen) if seen else ""
         tenant = self._tenant(obj)
@@ -56,18 +57,24 @@ class Observed:
         return before or tenant
 
     def drop(self, obj: Json) -> str:
-        """It is gone; the tenant it belonged to.  A late event of it does not bring it back."""
+        """It is gone; the tenant it belonged to.  A late event of it does not bring it back.
+
+        A watch also says so of what lost the labels that it selects by: that comes back with its labels.
+        """
         k = key(obj)
         seen = self._objects.get(k)
         uid = obj["metadata"].get("uid", "")
         if seen is None or (uid and seen["metadata"].get("uid") != uid):
             return self._tenant(obj)
         tenant = self._tenant(seen)
+        if not newer(obj, seen):
+            return tenant  # it lost its labels, and we have given them back already
         del self._objects[k]
         self._tenants[tenant].discard(k)
         if len(self._gone) > 10_000:
             self._gone.clear()
-        self._gone[k] = uid or seen["metadata"].get("uid", "")
+        version = obj["metadata"].get("resourceVersion") or seen["metadata"].get("resourceVersion")
+        self._gone[k] = {"metadata": {"uid": seen["metadata"].get("uid"), "resourceVersion": version}}
         return tenant
 
     def get(self, obj_or_key: Json | Key) -> Json | None:
