@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -92,7 +91,7 @@ def test_neither_an_absent_operator_nor_its_upgrade_restarts_a_runtime(
     world.kube.merge(kinds.TENANT, name, {"spec": {"deletionProtection": True}})
     world.ready(name)
     tenants = (name, one, two, three, four)
-    before = runtimes(world, tenants)
+    before = world.runtimes(*tenants)
     image = info.load().images.operator
     other = f"{image.rpartition(':')[0]}:{world.prefix}"
     node.ctr("images", "tag", image, other)
@@ -121,7 +120,7 @@ def test_neither_an_absent_operator_nor_its_upgrade_restarts_a_runtime(
         node.ctr("images", "rm", other)
     world.kube.merge(kinds.TENANT, name, {"spec": {"deletionProtection": False}})
     world.ready(*tenants)
-    assert runtimes(world, tenants) == before
+    assert world.runtimes(*tenants) == before
 
 
 def test_a_restart_of_the_api_server_fails_no_request(world: World, store: str) -> None:
@@ -135,21 +134,6 @@ def test_a_restart_of_the_api_server_fails_no_request(world: World, store: str) 
             control.api_server().start(cluster)
             world.kube.merge(kinds.TENANT, name, {"spec": {"ai": {"temperature": 0.4}}})
             world.ready(name)
-
-
-def runtimes(world: World, tenants: Iterable[str]) -> dict[str, tuple[int, list[Any]]]:
-    """Of each tenant: how often its Deployment was changed, and its Pods with their restarts."""
-    found = {}
-    for name in tenants:
-        space = names.runtime_namespace(name)
-        deployment = world.kube.get(kinds.DEPLOYMENT, "runtime", space)
-        assert deployment is not None
-        pods = sorted(
-            (pod["metadata"]["uid"], [s["restartCount"] for s in pod["status"]["containerStatuses"]])
-            for pod in world.kube.list(POD, space)
-        )
-        found[name] = (deployment["metadata"]["generation"], pods)
-    return found
 
 
 def helm(world: World, *arguments: str) -> None:

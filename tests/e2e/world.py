@@ -169,6 +169,20 @@ class World:
         found = [p for p in self.kube.list(POD, space) if running(p)]
         return {p["metadata"]["name"]: self.target.pod(space, p["metadata"]["name"], 8000) + "/v1" for p in found}
 
+    def runtimes(self, *tenants: str) -> dict[str, tuple[int, list[Any]]]:
+        """Of each tenant: how often its Deployment was changed, and its Pods with their restarts."""
+        found = {}
+        for name in tenants:
+            space = names.runtime_namespace(name)
+            deployment = self.kube.get(kinds.DEPLOYMENT, "runtime", space)
+            assert deployment is not None
+            pods = sorted(
+                (pod["metadata"]["uid"], [s["restartCount"] for s in pod["status"]["containerStatuses"]])
+                for pod in self.kube.list(POD, space)
+            )
+            found[name] = (deployment["metadata"]["generation"], pods)
+        return found
+
     def status(self, base_url: str, key: str) -> int:
         """What a runtime answers to GET /v1/models with a key."""
         answer = httpx.get(
