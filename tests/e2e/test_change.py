@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from dev.cluster import control, info, node, process, record
@@ -17,7 +19,7 @@ from dev.demo.story import ACTORS
 from tenantry import names
 from tenantry.backends import kinds
 from tests.e2e.traffic import Traffic
-from tests.e2e.world import World
+from tests.e2e.world import READY_SECONDS, World
 
 STORY = ACTORS[0]
 SELECTOR = "app.kubernetes.io/name=tenantry"
@@ -46,17 +48,20 @@ ORDERED = (("more and larger Pods", "fewer and smaller Pods"), ("tier up", "tier
 @pytest.fixture(scope="module")
 def store(world: World) -> str:
     """The vector store of the tenant that is changed, with one document."""
+    world.ready(world.name("busy"))
+    return filled(world, world.name("busy"))
+
+
+def filled(world: World, name: str) -> str:
+    """A vector store of a tenant's, with one document."""
     if not world.target.ours:
         pytest.skip("Other clusters' Services are reached by a forward to one Pod, which ends with it")
-    name = world.name("busy")
-    world.ready(name)
     ai = ask.client(world.runtime(name), world.key(name))
     ask.upload(ai, STORY)
     return next(found.id for found in ai.vector_stores.list() if found.name == ask.STORE)
 
 
-def traffic(world: World, store: str) -> Traffic:
-    name = world.name("busy")
+def traffic(world: World, name: str, store: str) -> Traffic:
     key = world.key(name)
     return Traffic(world.runtime(name), lambda: key, store, STORY.question)
 
@@ -74,7 +79,7 @@ def test_changes_of_a_tenant_fail_no_request(world: World, store: str) -> None:
         "tier up": {"tier": world.name("wider")},
         "tier down": {"tier": world.name("wide")},
     }
-    with traffic(world, store) as busy:
+    with traffic(world, name, store) as busy:
         for step in order:
             with busy.during(step):
                 world.kube.merge(kinds.TENANT, name, {"spec": patches[step]})
@@ -96,7 +101,7 @@ def test_neither_an_absent_operator_nor_its_upgrade_restarts_a_runtime(
     other = f"{image.rpartition(':')[0]}:{world.prefix}"
     node.ctr("images", "tag", image, other)
     try:
-        with traffic(world, store) as busy:
+        with traffic(world, name, store) as busy:
             with busy.during("no operator runs"):
                 world.target.kubectl("-n", NAMESPACE, "scale", "deployment/tenantry", "--replicas=0")
                 wait(lambda: not world.kube.list(POD, NAMESPACE, SELECTOR), "the operator's Pod is gone", 90)
@@ -125,7 +130,7 @@ def test_neither_an_absent_operator_nor_its_upgrade_restarts_a_runtime(
 
 def test_a_restart_of_the_api_server_fails_no_request(world: World, store: str) -> None:
     name = world.name("busy")
-    with traffic(world, store) as busy:
+    with traffic(world, name, store) as busy:
         with busy.during("the API server is away"):
             cluster = record.load()
             assert cluster is not None
@@ -134,6 +139,41 @@ def test_a_restart_of_the_api_server_fails_no_request(world: World, store: str) 
             control.api_server().start(cluster)
             world.kube.merge(kinds.TENANT, name, {"spec": {"ai": {"temperature": 0.4}}})
             world.ready(name)
+
+
+def test_rotation_of_the_runtimes_logins_fails_no_request(world: World, three: str) -> None:
+    """Two replicas, a database and a Milvus user of the tenant's own: all of it is replaced while they serve."""
+    space, store = names.runtime_namespace(three), filled(world, three)
+
+    def held() -> dict[str, Any]:
+        secret = world.kube.secret(space, "runtime")
+        assert secret is not None
+        found: dict[str, Any] = json.loads(secret["credentials.json"])
+        return found
+
+    def accepted(login: dict[str, Any]) -> bool:
+        try:
+            psycopg.connect(
+                host=login["host"], port=login["port"], dbname=login["database"], user=login["user"],
+                password=login["password"], connect_timeout=10,
+            ).close()  # fmt: skip
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    before, old = held(), set(world.pods(three))
+    assert accepted(before["postgres"])
+    with traffic(world, three, store) as busy:
+        with busy.during("rotation"):
+            world.kube.merge(kinds.TENANT, three, {"metadata": {"annotations": {names.ROTATE_ANNOTATION: "e2e"}}})
+            after = wait(lambda: found if (found := held()) != before else None, "the Secret has new logins", 60)
+            assert accepted(before["postgres"]), "the replicas that are there go on with what they hold"
+            wait(lambda: (new := set(world.pods(three))) - old == new and len(new) == 2, "two new Pods", READY_SECONDS)
+        with busy.during("the end of the login before"):
+            wait(lambda: not accepted(before["postgres"]), "the login before is refused", 120)
+    assert accepted(after["postgres"])
+    assert before["milvus"]["user"] != after["milvus"]["user"]
+    world.ready(three)
 
 
 def helm(world: World, *arguments: str) -> None:
