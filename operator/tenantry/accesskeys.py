@@ -137,8 +137,8 @@ class AccessKeys:
         )
         if made is None:
             made = await self._backend.get(ACCESS_KEY, resolved.home, DEFAULT)
-        if made:
-            self._view.put(ACCESS_KEY, made)
+            if made:
+                self._view.put(ACCESS_KEY, made)
 
     async def _secret(self, resolved: Resolved, key: AccessKey, first: bool) -> None:
         desired = secrets.access_key(resolved, key, self._key(key), names.endpoint(resolved.name))
@@ -184,9 +184,8 @@ class AccessKeys:
         }
         meta = {"name": key.name, "namespace": key.metadata.namespace, "uid": key.uid}
         try:
-            answer = await self._backend.merge(ACCESS_KEY, {"metadata": meta}, {"status": wanted}, "status")
+            await self._backend.merge(ACCESS_KEY, {"metadata": meta}, {"status": wanted}, "status")
         except ApiError as error:
             if error.status in (404, 409):
                 return
             raise
-        self._view.learn(ACCESS_KEY, answer)

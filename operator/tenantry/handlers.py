@@ -4,16 +4,17 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import kopf
 from kopf._core.engines.peering import Identity
 
 from tenantry.backends.connection import ApiError, Connection
-from tenantry.backends.kinds import CHILDREN, DEPLOYMENT, OWN, Kind
-from tenantry.backends.kubernetes import KubernetesBackend, selector
-from tenantry.backends.observed import Observed
+from tenantry.backends.kinds import CHILDREN, OWN, Kind
+from tenantry.backends.kubernetes import PAGE, KubernetesBackend, selector
+from tenantry.backends.observed import Key, key
+from tenantry.backends.watch import Watch
 from tenantry.queue import Queue
 from tenantry.view import View
 
@@ -22,74 +23,73 @@ Json = dict[str, Any]
 
 
 class Watches:
-    """Feeds the view and the cache, by events and, since a watch can miss a deletion, by lists."""
+    """Feeds the view and the cache: our own kinds through kopf, the tenants' objects through watches of our own."""
 
-    def __init__(self, backend: KubernetesBackend, view: View, observed: Observed, queue: Queue) -> None:
+    def __init__(self, backend: KubernetesBackend, view: View, queue: Queue) -> None:
         self._backend = backend
         self._view = view
-        self._observed = observed
+        self._observed = backend.observed
         self._queue = queue
+        self._children = [Watch(backend, kind, selector(), self.event, self._missing) for kind in CHILDREN]
+        backend.learn = view.learn
+        backend.echoes.replay = self.event
 
-    async def relist(self, *, first: bool = False) -> None:
-        """List every kind anew and look at the tenants for whom something differs; at start at every tenant.
+    async def start(self) -> None:
+        """List everything, one kind after the other, and look at every tenant.  Raises ApiError."""
+        await self.relist()
+        for child in self._children:
+            await child.list()
+        for tenant in self._view.tenants:
+            self._queue.add(tenant, calm=True)
 
-        The lists run one after the other: at 2,000 tenants one of them is some megabytes.
-        """
-        for kind in (*OWN, *CHILDREN):
-            own = kind in OWN
-            try:
-                objects = await self._backend.list_all(kind, "" if own else selector())
-            except ApiError as error:
-                if first:
-                    raise
-                logger.warning("%s can't be listed: %s", kind.plural, error.message)
-                continue
-            changed = self._view.replace(kind, objects) if own else self._observed.replace(kind, objects)
-            if not first:
-                self._add(changed)
-        if first:
-            self._add(set(self._view.tenants))
+    async def relist(self) -> None:
+        """Our own kinds anew: kopf does not tell of what was deleted while a watch was cut."""
+        for kind in OWN:
+            listed: set[Key] = set()
+            version = ""
+            async for items, version in self._backend.pages(kind):  # noqa: B007 - the last one's
+                for obj in items:
+                    listed.add(key(obj))
+                    self._add(self._view.put(kind, obj))
+            self._add(self._view.missing(kind, listed, int(version) if version.isdigit() else 0))
 
     def event(self, kind: Kind, event: Json) -> None:
-        """One event of a watch, initial lists included."""
-        obj = {"apiVersion": kind.api_version, "kind": kind.kind, **event["object"]}
+        """One event of a watch, initial lists included; it waits where a write of ours is under way."""
+        if self._backend.echoes.defers(kind, event):
+            return
+        obj = event["object"]
         gone = event["type"] == "DELETED"
         if kind in OWN:
-            self._add(self._view.drop(kind, obj["metadata"]) if gone else self._view.put(kind, obj))
-            return
-        before = self._observed.get(obj)
-        tenant = self._observed.drop(obj) if gone else self._observed.put(obj)
-        if tenant and (gone or before is None or _matters(kind, before, obj)):
-            self._add({tenant})
+            self._add(self._view.drop(kind, obj) if gone else self._view.put(kind, obj))
+        else:
+            self._add(self._observed.drop(obj) if gone else self._observed.put(obj))
+
+    def _missing(self, kind: Kind, listed: set[Key], version: int) -> None:
+        self._add(self._observed.missing(kind, listed, version))
 
     def _add(self, tenants: set[str]) -> None:
         for tenant in tenants:
             self._queue.add(tenant)
 
+    async def run(self) -> None:
+        """Watch the tenants' objects until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for child in self._children:
+                group.create_task(child.run())
+
     def registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        for kind in (*OWN, *CHILDREN):
+        for kind in OWN:
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._handler(kind))
         return registry
 
-    def _handler(self, kind: Kind) -> Callable[..., None]:
-        def handle(event: Any, **_: Any) -> None:
-            self.event(kind, event)
+    def _handler(self, kind: Kind) -> Callable[..., Awaitable[None]]:
+        async def handle(event: Any, **_: Any) -> None:
+            obj = {**event["object"], "apiVersion": kind.api_version, "kind": kind.kind}
+            self.event(kind, {"type": event["type"], "object": obj})
 
         handle.__name__ = f"watch_{kind.plural}"
         return handle
-
-
-def _matters(kind: Kind, before: Json, after: Json) -> bool:
-    """A status that moves is only looked at where it says whether the runtime serves."""
-    if before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion"):
-        return False
-    if kind is DEPLOYMENT:
-        return True
-    relevant = ("labels", "annotations", "deletionTimestamp", "ownerReferences", "uid")
-    if any(before["metadata"].get(f) != after["metadata"].get(f) for f in relevant):
-        return True
-    return any(before.get(f) != after.get(f) for f in {*before, *after} - {"metadata", "status"})
 
 
 class Backoffs:
@@ -103,8 +103,7 @@ class Backoffs:
 def settings() -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
     made.posting.enabled = False
-    for kind in CHILDREN:
-        made.watching.label_selectors[kind.group or "", kind.plural] = selector()
+    made.watching.chunk_size = PAGE
     made.persistence.finalizer = "kopf.dev/unused"
     made.networking.error_backoffs = Backoffs()
     # It may end and begin again in one process, as the Lease goes and comes: its end is not the end of the process.
@@ -136,7 +135,10 @@ async def watch(watches: Watches, connection: Connection, identity: str) -> None
 
 
 async def resync(watches: Watches, seconds: float) -> None:
-    """List anew, for ever."""
+    """List our own kinds anew, for ever."""
     while True:
         await asyncio.sleep(seconds)
-        await watches.relist()
+        try:
+            await watches.relist()
+        except ApiError as error:
+            logger.warning("Our own kinds can't be listed: %s", error.message)

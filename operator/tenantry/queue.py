@@ -1,25 +1,33 @@
 """A keyed work queue: each key at most once in line and at most once under way; failures back off with jitter.
 
 Keys of different groups (regions) wait in different lines, each with workers of its own: a region that hangs holds
-its own workers and nobody else's (M. Nygard, Release It!, "Bulkheads").
+its own workers and nobody else's (M. Nygard, Release It!, "Bulkheads").  Within a line, what was begun is ended
+before new work is begun, and what nobody waits for (resyncs, retries) comes last; but nothing waits for ever, since
+each of these ranks is a number of seconds that others may come later and still go first.
 """
 
 import asyncio
+import heapq
+import itertools
 import logging
+import math
 import random
-from collections import Counter, defaultdict, deque
+import time
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
+NEW_SECONDS = 30.0
+CALM_SECONDS = 60.0
 
 
 class Queue:
     """`work(key)` returns the seconds after which to look again, or None; an exception backs off.
 
-    `workers`: keys of one group under way at once.
+    `workers`: keys of one group under way at once.  `begun(key)`: whether somebody waits for the end of its work.
     """
 
     def __init__(
@@ -28,25 +36,29 @@ class Queue:
         workers: int,
         *,
         group: Callable[[str], str] = lambda key: "",
+        begun: Callable[[str], bool] = lambda key: False,
         depth: Callable[[int], None] = lambda number: None,
         rng: random.Random | None = None,
     ) -> None:
         self._work = work
         self._workers = workers
         self._group = group
+        self._begun = begun
         self._depth = depth
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._lines: dict[str, deque[str]] = defaultdict(deque)
+        self._lines: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
+        """Heaps of when to go first, number, key; one whose time is not that in `_waiting` is void."""
+        self._numbers = itertools.count()
         self._busy: Counter[str] = Counter()
         self._tasks: asyncio.TaskGroup | None = None
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, float] = {}
         self._running: set[str] = set()
         self._again: set[str] = set()
         self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._failures: dict[str, int] = {}
 
-    def add(self, key: str, delay: float = 0) -> None:
-        """Put it in line, now or later.  The earliest of several wishes wins."""
+    def add(self, key: str, delay: float = 0, *, calm: bool = False) -> None:
+        """Put it in line, now or later.  The earliest of several wishes wins.  `calm`: nobody waits for it."""
         if delay > 0:
             loop = asyncio.get_running_loop()
             due = loop.time() + delay
@@ -61,16 +73,19 @@ class Queue:
             pending[1].cancel()
         if key in self._running:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
+            return
+        rank = CALM_SECONDS if calm else 0.0 if self._begun(key) else NEW_SECONDS
+        due = time.monotonic() + rank
+        if due < self._waiting.get(key, math.inf):
+            self._waiting[key] = due
             group = self._group(key)
-            self._lines[group].append(key)
+            heapq.heappush(self._lines[group], (due, next(self._numbers), key))
             self._depth(len(self._waiting))
             self._start(group)
 
     def _fire(self, key: str) -> None:
         self._timers.pop(key, None)
-        self.add(key)
+        self.add(key, calm=True)
 
     def backoff(self, key: str) -> float:
         """The next pause after a failure: doubles up to a minute, and between half and all of it."""
@@ -104,8 +119,10 @@ class Queue:
         """Put this group's free workers to work."""
         line = self._lines[group]
         while self._tasks and line and self._busy[group] < self._workers:
-            key = line.popleft()
-            self._waiting.discard(key)
+            due, _, key = heapq.heappop(line)
+            if self._waiting.get(key) != due:
+                continue
+            del self._waiting[key]
             self._running.add(key)
             self._busy[group] += 1
             self._tasks.create_task(self._one(group, key))

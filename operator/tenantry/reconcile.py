@@ -135,12 +135,12 @@ class Reconciler:
                 "resourceVersion": tenant.metadata.resource_version,
             }
         }
-        self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch))
+        await self.kubernetes.merge(TENANT, _reference(tenant), patch)
 
     async def _pin(self, tenant: Tenant, report: Report, pinned: Pinned) -> None:
         patch: Json = {"metadata": {"annotations": {names.PINNED_ANNOTATION: pinned.model_dump_json(by_alias=True)}}}
         report.pinned = pinned
-        self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch))
+        await self.kubernetes.merge(TENANT, _reference(tenant), patch)
 
     async def _turn(self, tenant: Tenant, resolved: Resolved) -> RotatedCredentials:
         """Whose turn it is among the tenant's logins; a rotation that begins is stored before anything is made."""
@@ -149,7 +149,7 @@ class Reconciler:
         if begun is None:
             return rotations.state(tenant, resolved.uid)
         patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}
-        self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status"))
+        await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status")
         rotations.note(resolved.uid, begun)
         logger.info("The credentials are rotated: generation %d begins", begun.generation)
         return begun
@@ -214,9 +214,7 @@ class Reconciler:
         self.metrics.conditions[tenant.name] = ()
         if patch is not None:
             try:
-                self.view.learn(
-                    TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), {"status": patch}, "status")
-                )
+                await self.kubernetes.merge(TENANT, _reference(tenant), {"status": patch}, "status")
             except ApiError as error:
                 if error.status == 404:
                     return
@@ -249,7 +247,7 @@ class Reconciler:
         self._passing.pop(tenant.uid, None)
         self._spend.pop(tenant.uid, None)
         self.subsystems.rotations.forget(tenant.identity)
-        self.kubernetes.forget(self.kubernetes.observed.of_tenant(tenant.name))
+        self.kubernetes.forget(tenant.name)
         try:
             left = await self.deletion.run(tenant)
         except (BackendError, ApiError) as error:
@@ -282,7 +280,7 @@ class Reconciler:
         if conditions != stored_conditions:
             try:
                 patch = {"status": {"conditions": conditions}}
-                self.view.learn(TENANT, await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status"))
+                await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status")
             except ApiError as error:
                 if error.status != 404:
                     raise

@@ -74,6 +74,11 @@ class Operator:
         tenant = self.view.tenants.get(name)
         return region_name(tenant, self.view.regions) if tenant else ""
 
+    def _begun(self, name: str) -> bool:
+        """Claimed and never Ready, or being deleted: each further step is short, and somebody waits for the last."""
+        tenant = self.view.tenants.get(name)
+        return tenant is not None and bool(tenant.metadata.finalizers) and not tenant.was_ready
+
     async def lead(self) -> None:
         """List, then reconcile for ever."""
         settings = self.settings
@@ -101,15 +106,18 @@ class Operator:
             self.metrics,
             settings.resync_seconds,
         )
-        queue = Queue(reconciler, settings.workers, group=self._region, depth=self.metrics.queue_depth.set)
+        queue = Queue(
+            reconciler, settings.workers, group=self._region, begun=self._begun, depth=self.metrics.queue_depth.set
+        )
         self.queue = reconciler.queue = queue
         self.view.notify = queue.add
-        watches = Watches(self.kubernetes, self.view, self.observed, queue)
-        await watches.relist(first=True)
+        watches = Watches(self.kubernetes, self.view, queue)
+        await watches.start()
         logger.info("%d tenants are there", len(self.view.tenants))
         self.metrics.leader.set(1)
         async with asyncio.TaskGroup() as group:
             group.create_task(watch(watches, self.connection, self.identity))
+            group.create_task(watches.run())
             group.create_task(resync(watches, settings.resync_seconds))
             group.create_task(queue.run())
 

@@ -20,8 +20,8 @@ from tenantry.api.tenant import Pinned, RotatedCredentials, Spend
 from tenantry.backends import kinds
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
-from tenantry.backends.kubernetes import KubernetesBackend, owned
-from tenantry.backends.observed import Key, key
+from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.backends.observed import key
 from tenantry.backends.postgres import Ahead
 from tenantry.credentials import Credentials, Logins
 from tenantry.desired import configuration, database, kubernetes, secrets, vectors
@@ -67,8 +67,10 @@ class Work:
     region: DataRegion
     report: Report
     pin: Callable[[Pinned], Awaitable[None]]
-    wanted: set[Key] = field(default_factory=set)
-    """The Kubernetes objects that were asked for in this reconcile."""
+    spaces: list[Json] | None = None
+    """The namespaces and what is in them but for the runtime, once they were asked for."""
+    changes: int = 0
+    """How many of the tenant's Kubernetes objects had changed when this began."""
     vectors: VectorPlan | None = None
     """Set once the vectors were seen to hold."""
     turn: RotatedCredentials = field(default_factory=RotatedCredentials)
@@ -189,21 +191,34 @@ class Subsystems:
     # -- namespaces ---------------------------------------------------------------
 
     async def _namespaces(self, work: Work) -> Outcome:
-        objects = kubernetes.namespace_objects(work.resolved, self.options)
-        work.wanted.update(map(key, objects))
-        applied = await self.kubernetes.ensure(objects, work.resolved.uid)
-        self._drift("namespaces", len(applied.corrected))
-        count = len(work.resolved.workloads) + 1
+        resolved = work.resolved
+        # Read before anything is looked at: what a watch says meanwhile is looked at again.
+        work.changes = self.kubernetes.observed.changes[resolved.name]
+        mark = work.digest(work.changes)
+        if not self.verified.holds(resolved.uid, "namespaces", mark):
+            applied = await self.kubernetes.ensure(self._spaces(work), resolved.uid)
+            self._drift("namespaces", len(applied.corrected))
+            if applied.sure:
+                self.verified.note(resolved.uid, "namespaces", mark)
+        count = len(resolved.workloads) + 1
         return good(Type.NAMESPACES, f"{count} namespaces with their quotas, policies and rights")
 
-    async def _sweep(self, work: Work) -> None:
+    def _spaces(self, work: Work) -> list[Json]:
+        """Built when first asked for."""
+        if work.spaces is None:
+            work.spaces = kubernetes.namespace_objects(work.resolved, self.options)
+        return work.spaces
+
+    async def _sweep(self, work: Work, runtime: list[Json]) -> None:
         """Remove what this tenant no longer asks for, such as a namespace taken from the list."""
-        for obj in self.kubernetes.observed.of_tenant(work.resolved.name):
-            meta = obj["metadata"]
-            if key(obj) in work.wanted or meta.get("deletionTimestamp") or not owned(obj, work.resolved.uid):
+        wanted = {*map(key, self._spaces(work)), *map(key, runtime)}
+        for k, seen in self.kubernetes.observed.of_tenant(work.resolved.name):
+            if k in wanted or seen.deleting or not seen.owned(work.resolved.uid):
                 continue
-            logger.info("%s %s is no longer wanted and is removed", obj["kind"], meta["name"])
-            await self.kubernetes.delete(kinds.of(obj), obj)
+            logger.info("%s %s is no longer wanted and is removed", k[0], k[2])
+            await self.kubernetes.delete(
+                kinds.of_key(k), {"metadata": {"namespace": k[1], "name": k[2], "uid": seen.uid}}
+            )
 
     # -- PostgreSQL -----------------------------------------------------------------
 
@@ -300,11 +315,14 @@ class Subsystems:
         )
         secret = secrets.runtime(resolved, held)
         await self._secret(work, secret)
-        objects = kubernetes.runtime_objects(resolved, self.options, secrets.digest(secret))
-        work.wanted.update(map(key, objects))
-        applied = await self.kubernetes.ensure(objects, resolved.uid)
-        self._drift("runtime", len(applied.corrected))
-        await self._sweep(work)
+        mark = work.digest(work.changes, secret)
+        if not self.verified.holds(resolved.uid, "runtime", mark):
+            objects = kubernetes.runtime_objects(resolved, self.options, secrets.digest(secret))
+            applied = await self.kubernetes.ensure(objects, resolved.uid)
+            self._drift("runtime", len(applied.corrected))
+            await self._sweep(work, objects)
+            if applied.sure:
+                self.verified.note(resolved.uid, "runtime", mark)
         work.report.secrets = tuple(
             f"{resolved.home}/{name}"
             for name in (
@@ -316,33 +334,25 @@ class Subsystems:
         return self._rollout(resolved)
 
     def _rollout(self, resolved: Resolved) -> Outcome:
-        seen = self.kubernetes.observed.get(("Deployment", resolved.runtime_namespace, "runtime"))
-        status = (seen or {}).get("status", {})
+        seen = self.kubernetes.observed.rollout(("Deployment", resolved.runtime_namespace, "runtime"))
         wanted = resolved.replicas
-        if seen is None or status.get("observedGeneration", 0) < seen["metadata"].get("generation", 0):
+        if seen is None or not seen.current:
             return Outcome(Type.RUNTIME, "False", Reason.ROLLING_OUT, "The Deployment is not yet acted upon")
-        available, updated = status.get("availableReplicas", 0), status.get("updatedReplicas", 0)
-        if available >= wanted and updated >= wanted and status.get("replicas", 0) == updated:
-            return good(Type.RUNTIME, f"{available} of {wanted} replicas are available")
-        failing = next(
-            (
-                c
-                for c in status.get("conditions", ())
-                if (c["type"] == "Progressing" and c["status"] == "False")
-                or (c["type"] == "ReplicaFailure" and c["status"] == "True")
-            ),
-            None,
-        )
-        if failing:
+        if seen.available >= wanted and seen.updated >= wanted and seen.replicas == seen.updated:
+            return good(Type.RUNTIME, f"{seen.available} of {wanted} replicas are available")
+        if seen.failing:
             return Outcome(
                 Type.RUNTIME,
                 "False",
                 Reason.RUNTIME_UNAVAILABLE,
-                f"{available} of {wanted} replicas are available: {failing.get('message', '')}. Look at the Pods in "
+                f"{seen.available} of {wanted} replicas are available: {seen.failing}. Look at the Pods in "
                 f"{resolved.runtime_namespace}",
             )
         return Outcome(
-            Type.RUNTIME, "False", Reason.ROLLING_OUT, f"{updated} of {wanted} replicas are new, {available} available"
+            Type.RUNTIME,
+            "False",
+            Reason.ROLLING_OUT,
+            f"{seen.updated} of {wanted} replicas are new, {seen.available} available",
         )
 
     def _waits(self, work: Work, for_what: list[Type]) -> Outcome:

@@ -10,9 +10,12 @@ from pydantic import ValidationError
 from tenantry import names
 from tenantry.api import AccessKey, DataRegion, Resource, Tenant, TenantTier
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER, Kind
+from tenantry.backends.observed import Key, key
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
+MOST_GONE = 10_000
+"""Deleted resources of which is known how new the last news of them were."""
 _MODELS: dict[str, type[Resource]] = {
     TENANT.kind: Tenant,
     TIER.kind: TenantTier,
@@ -30,18 +33,17 @@ class View:
         self.regions: dict[str, DataRegion] = {}
         self.keys: dict[str, dict[str, AccessKey]] = defaultdict(dict)
         """By namespace and name."""
-        self._digests: dict[tuple[str, str, str], tuple[int, int]] = {}
-        self._versions: dict[tuple[str, str, str], tuple[str, int]] = {}
-        self._gone: dict[tuple[str, str, str], str] = {}
-        """UIDs of what was deleted: an answer that comes late does not bring it back."""
+        self._digests: dict[Key, tuple[int, int]] = {}
+        self._versions: dict[Key, int] = {}
+        """Also of what was deleted: late news do not bring it back."""
         self.notify: Callable[[str], None] = lambda tenant: None
 
     def put(self, kind: Kind, obj: Json) -> set[str]:
         """Keep it; the tenants whom it concerns, empty if nothing that we read has changed."""
         meta = obj["metadata"]
-        where = (kind.kind, meta.get("namespace", ""), meta["name"])
-        if self._older(where, meta) or self._gone.get(where) == meta.get("uid", ""):
-            return set()
+        where, version = key(obj), _number(meta)
+        if version and version <= self._versions.get(where, 0):
+            return set()  # our own write's echo, or old news
         digest = _digest(obj, meta)
         fresh = self._digests.get(where) != digest
         try:
@@ -51,7 +53,7 @@ class View:
             logger.error("%s %s is not understood: %s", kind.kind, meta["name"], error.errors()[0]["msg"])
             return set()
         self._digests[where] = digest
-        self._versions[where] = (meta.get("uid", ""), _number(meta))
+        self._versions[where] = version
         if isinstance(model, Tenant):
             self.tenants[model.name] = model
         elif isinstance(model, TenantTier):
@@ -64,33 +66,31 @@ class View:
 
     def learn(self, kind: Kind, obj: Json) -> None:
         """Keep the answer to a write of ours; what it holds that others wrote meanwhile is told to `notify`."""
-        meta = obj["metadata"]
-        before = self._digests.get((kind.kind, meta.get("namespace", ""), meta["name"]))
+        before = self._digests.get(key(obj))
         concerned = self.put(kind, obj)
-        if before is not None and before[0] != _digest(obj, meta)[0]:
+        if before is not None and before[0] != _digest(obj, obj["metadata"])[0]:
             for tenant in concerned:
                 self.notify(tenant)
 
-    def _older(self, where: tuple[str, str, str], meta: Json) -> bool:
-        """A watch's event may come after the answer to our own, later write."""
-        uid, version = self._versions.get(where, ("", 0))
-        return uid == meta.get("uid", "") and _number(meta) < version
+    def drop(self, kind: Kind, obj: Json) -> set[str]:
+        """It was deleted; the tenants whom that concerns."""
+        where, version = key(obj), _number(obj["metadata"])
+        if where not in self._digests or (version and version < self._versions[where]):
+            return set()
+        return self._forget(kind, where, version)
 
-    def drop(self, kind: Kind, meta: Json) -> set[str]:
-        """It was deleted; the tenants whom that concerns.  A late answer does not bring it back."""
-        where = (kind.kind, meta.get("namespace", ""), meta["name"])
-        if len(self._gone) > 10_000:
-            self._gone.clear()
-        if uid := meta.get("uid"):
-            self._gone[where] = uid
-        return self._forget(kind, meta)
+    def missing(self, kind: Kind, listed: set[Key], version: int) -> set[str]:
+        """A list of a kind, as of `version`, is whole: what it lacks is gone.  The tenants concerned."""
+        gone = [w for w in self._digests if w[0] == kind.kind and w not in listed and self._versions[w] <= version]
+        return set().union(*(self._forget(kind, where, version) for where in gone))
 
-    def _forget(self, kind: Kind, meta: Json) -> set[str]:
-        name, namespace = meta["name"], meta.get("namespace", "")
-        concerned = self.concerned(kind, meta)
-        where = (kind.kind, namespace, name)
-        self._digests.pop(where, None)
-        self._versions.pop(where, None)
+    def _forget(self, kind: Kind, where: Key, version: int) -> set[str]:
+        _, namespace, name = where
+        concerned = self.concerned(kind, {"name": name, "namespace": namespace})
+        del self._digests[where]
+        self._versions[where] = max(version, self._versions[where])
+        if len(self._versions) > len(self._digests) + MOST_GONE:
+            self._versions = {w: v for w, v in self._versions.items() if w in self._digests}
         if kind is TENANT:
             self.tenants.pop(name, None)
         elif kind is TIER:
@@ -120,17 +120,6 @@ class View:
             return ""
         name = namespace.removeprefix("tenant-").split("--")[0]
         return name if name in self.tenants else ""
-
-    def replace(self, kind: Kind, objects: list[Json]) -> set[str]:
-        """A fresh list of one kind; the tenants whom its changes concern."""
-        fresh = {(o["metadata"].get("namespace", ""), o["metadata"]["name"]) for o in objects}
-        gone = [w for w in self._digests if w[0] == kind.kind and w[1:] not in fresh]
-        changed: set[str] = set()
-        for _, namespace, name in gone:
-            changed |= self._forget(kind, {"name": name, "namespace": namespace})
-        for obj in objects:
-            changed |= self.put(kind, obj)
-        return changed
 
 
 def _number(meta: Json) -> int:

@@ -173,3 +173,21 @@ async def test_work_ends_with_the_queue_and_nothing_fires_afterwards():
     queue.add("e")
     await asyncio.sleep(0.05)
     assert (calls, ended) == (2, 2)
+
+
+async def test_what_was_begun_goes_first_then_what_is_new_then_what_nobody_waits_for(running):
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    queue = Queue(work, 1, begun=lambda key: key.startswith("begun"))
+    queue.add("calm", calm=True)
+    queue.add("new")
+    queue.add("begun")
+    queue.add("changed", calm=True)
+    queue.add("changed")  # somebody waits for it now
+    queue.add("new-2")
+    running(queue)
+    await until(lambda: queue.idle and len(seen) == 5)
+    assert seen == ["begun", "new", "changed", "new-2", "calm"]

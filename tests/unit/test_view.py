@@ -32,7 +32,7 @@ def test_a_late_event_does_not_undo_a_later_answer():
     view.put(TENANT, tenant(version=5, suspended=True))
     assert view.put(TENANT, tenant(version=4)) == set()
     assert view.tenants["acme"].spec.suspended
-    assert view.put(TENANT, tenant(version=2, uid="made-again")) == {"acme"}
+    assert view.put(TENANT, tenant(version=6, uid="made-again")) == {"acme"}
 
 
 def test_the_answer_to_a_write_of_ours_is_no_news_but_what_came_with_it_is():
@@ -51,7 +51,7 @@ def test_the_answer_to_a_write_of_ours_is_no_news_but_what_came_with_it_is():
 def test_a_late_answer_does_not_bring_back_what_was_deleted():
     view = View()
     view.put(TENANT, tenant())
-    view.drop(TENANT, tenant(version=3)["metadata"])
+    view.drop(TENANT, tenant(version=3))
     view.learn(TENANT, tenant(version=2))
     assert view.tenants == {}
     assert view.put(TENANT, tenant(version=4, uid="made-again")) == {"acme"}
@@ -75,10 +75,10 @@ def test_a_key_concerns_the_tenant_of_its_namespace_and_no_other():
 
 def test_a_list_finds_what_a_watch_missed():
     view = View()
-    view.put(TENANT, tenant("acme"))
-    view.put(TENANT, tenant("globex"))
-    assert view.replace(TENANT, [tenant("acme"), tenant("initech")]) == {"globex", "initech"}
-    assert set(view.tenants) == {"acme", "initech"}
+    for made in (tenant("acme"), tenant("globex", version=2), tenant("later", version=90)):
+        view.put(TENANT, made)
+    assert view.missing(TENANT, {("Tenant", "", "acme")}, 50) == {"globex"}
+    assert set(view.tenants) == {"acme", "later"}
 
 
 def test_what_is_not_understood_is_named_and_harms_nobody(caplog):

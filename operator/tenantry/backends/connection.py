@@ -10,7 +10,7 @@ import json
 import random
 import ssl
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,28 @@ class Connection:
             await asyncio.sleep(max(pause * random.uniform(0.5, 1), min(wait, 5)))  # noqa: S311 - jitter
             pause *= 3
         raise AssertionError("unreachable")
+
+    async def lines(
+        self, path: str, *, resource: str, params: Mapping[str, str], silence_seconds: float
+    ) -> AsyncIterator[bytes]:
+        """The lines of a watch, until the server ends it.  One try.  Raises ApiError, also after so long a silence."""
+        headers = {"Accept": "application/json"}
+        if token := self.token():
+            headers["Authorization"] = token
+        self.requests["watch", resource] += 1
+        self._counted("watch", resource)
+        timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=silence_seconds)
+        try:
+            async with self._open().get(self.server + path, headers=headers, params=params, timeout=timeout) as answer:
+                if answer.status >= 300:
+                    raise _error(answer.status, (await answer.read()).decode(errors="replace"))
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        yield line
+        except (aiohttp.ClientError, TimeoutError, OSError) as problem:
+            raise ApiError(0, "Unreachable", f"The API server does not answer ({_said(problem)})") from None
 
 
 def _json(text: str) -> Json:

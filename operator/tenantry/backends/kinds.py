@@ -73,3 +73,11 @@ _BY_NAME = {(k.api_version, k.kind): k for k in (*OWN, *CHILDREN, *OPTIONAL, SEC
 def of(obj: dict[str, object]) -> Kind:
     """The kind of an object; KeyError for one that the operator never writes."""
     return _BY_NAME[str(obj["apiVersion"]), str(obj["kind"])]
+
+
+_WATCHED = {k.kind: k for k in CHILDREN}
+
+
+def of_key(key: tuple[str, str, str]) -> Kind:
+    """The kind of a watched object."""
+    return _WATCHED[key[0]]

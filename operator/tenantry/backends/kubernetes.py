@@ -1,9 +1,8 @@
 """Objects of the API server: compared first, applied server-side, never over what is not ours."""
 
 import asyncio
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tenantry import names
@@ -12,13 +11,16 @@ from tenantry.backends import kinds
 from tenantry.backends.compare import holds
 from tenantry.backends.connection import ApiError, Connection, Json
 from tenantry.backends.contest import Contests, other
+from tenantry.backends.echoes import Echoes
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.kinds import Kind
-from tenantry.backends.observed import Key, Observed, key
+from tenantry.backends.observed import LOST, Key, Observed, Seen, key, owner
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
+PAGE = 250
+"""Objects in one page of a list: some megabytes once they are decoded."""
 SECRET_RIGHTS_SECONDS = 5
 """How long a new RoleBinding may take to reach the authorizer."""
 
@@ -30,17 +32,13 @@ class Applied:
     made: tuple[Key, ...] = ()
     changed: tuple[Key, ...] = ()
     corrected: tuple[Key, ...] = ()
+    sure: bool = True
+    """All of it was seen to be as it should, and a watch tells when it is not."""
 
 
 def owned(obj: Json, uid: str) -> bool:
     """Made by us for this Tenant: by the annotation, or, where somebody took that away, by the field manager."""
-    meta = obj["metadata"]
-    said = meta.get("annotations", {}).get(names.UID_ANNOTATION)
-    if said is not None:
-        return bool(said == uid)
-    return any(
-        m.get("manager") == names.MANAGER and m.get("operation") == "Apply" for m in meta.get("managedFields", ())
-    )
+    return owner(obj) in (uid, LOST)
 
 
 class KubernetesBackend:
@@ -49,7 +47,9 @@ class KubernetesBackend:
     def __init__(self, connection: Connection, observed: Observed) -> None:
         self.connection = connection
         self.observed = observed
-        self._applied: dict[Key, str] = {}
+        self.echoes = Echoes()
+        self.learn: Callable[[Kind, Json], None] = lambda kind, answer: None
+        """Is told what the API server answered to a write of one of our own kinds."""
         self.contests = Contests()
 
     # -- reading ---------------------------------------------------------------
@@ -63,19 +63,25 @@ class KubernetesBackend:
                 return None
             raise
 
-    async def list_all(self, kind: Kind, selector: str = "") -> list[Json]:
-        """All objects of a kind; list items lack apiVersion and kind, so they are put back."""
-        found: list[Json] = []
-        params = {"limit": "500"}
+    async def pages(self, kind: Kind, selector: str = "") -> AsyncIterator[tuple[list[Json], str]]:
+        """All objects of a kind, some hundred at a time, and the resourceVersion as of which they are all."""
+        params = {"limit": str(PAGE)}
         if selector:
             params["labelSelector"] = selector
         while True:
             page = await self.connection.request("list", kind.path(), resource=kind.plural, params=params)
-            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items", [])]
-            token = page.get("metadata", {}).get("continue")
-            if not token:
-                return found
-            params = {**params, "continue": token}
+            meta = page.get("metadata", {})
+            # List items lack apiVersion and kind.
+            yield (
+                [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or ()],
+                str(meta.get("resourceVersion", "")),
+            )
+            if not meta.get("continue"):
+                return
+            params = {**params, "continue": meta["continue"]}
+
+    async def list_all(self, kind: Kind, selector: str = "") -> list[Json]:
+        return [item async for items, _ in self.pages(kind, selector) for item in items]
 
     # -- a tenant's objects ----------------------------------------------------
 
@@ -102,6 +108,7 @@ class KubernetesBackend:
             tuple(k for r in results for k, how in r if how == "made"),
             tuple(k for r in results for k, how in r if how == "changed"),
             tuple(k for r in results for k, how in r if how == "corrected"),
+            all(e.held == e.applied for o in objects if kinds.of(o).watched and (e := self.observed.note(o))),
         )
 
     async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
@@ -119,10 +126,13 @@ class KubernetesBackend:
 
     async def _ensure(self, desired: Json, uid: str, *, first: bool = False) -> tuple[Key, str]:
         kind, k = kinds.of(desired), key(desired)
-        digest = hashlib.sha256(json.dumps(desired, sort_keys=True).encode()).hexdigest()
-        before, self._applied[k] = self._applied.get(k), digest
+        digest, entry = hash(json.dumps(desired)), self.observed.note(desired)
+        before, entry.applied = entry.applied, digest
         seen = None
         if kind.watched:
+            if entry.present and entry.held == digest and entry.owned(uid) and not entry.deleting:
+                self.contests.held(k)
+                return k, "held"
             seen = self.observed.get(k)
         elif not first:
             seen = await self.get(kind, k[1], k[2])
@@ -133,30 +143,36 @@ class KubernetesBackend:
                 self.contests.before(k)
             made = await self._create(kind, desired, uid)
             if made is not None:
+                self._note(entry, desired, made, digest, kind)
                 if before:
                     self.contests.corrected(k)
                 return k, "corrected" if before else "made"
             seen = await self.get(kind, k[1], k[2])
             if seen is None:
                 raise BackendError(Reason.RETRYING, f"{k[0]} {k[2]} vanished while it was made; it is tried again")
+            self._keep(kind, seen)
         if not owned(seen, uid):
-            # What watches keep has no field managers, by which one that lost our annotation is still known as ours.
-            seen = (await self.get(kind, k[1], k[2]) or seen) if kind.watched else seen
-            if not owned(seen, uid):
-                raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
-        self._keep(kind, seen)
-        if holds(desired, seen, kind.exact):
+            raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
+        if self._note(entry, desired, seen, digest, kind):
             self.contests.held(k)
             return k, "held"
         if before != digest:
-            await self._update(kind, desired, seen)
+            await self._update(kind, desired, seen, entry, digest)
             return k, "changed"
         self.contests.before(k)
         # Our own write takes the other one's name off the fields.
         who = other(await self.get(kind, k[1], k[2]) or seen) if self.contests.near(k) else ""
-        await self._update(kind, desired, seen)
+        await self._update(kind, desired, seen, entry, digest)
         self.contests.corrected(k, who)
         return k, "corrected"
+
+    @staticmethod
+    def _note(entry: Seen, desired: Json, seen: Json, digest: int, kind: Kind) -> bool:
+        """Whether it is as it should be, which is then known until a watch says otherwise."""
+        good = holds(desired, seen, kind.exact)
+        if good and str(entry.version) == seen["metadata"].get("resourceVersion"):
+            entry.held = digest
+        return good
 
     async def _create(self, kind: Kind, desired: Json, uid: str) -> Json | None:
         """Apply with a resourceVersion that only a new object accepts; None if there is one already."""
@@ -171,7 +187,7 @@ class KubernetesBackend:
             raise foreign(f"{desired['kind']} {desired['metadata']['name']}")
         return made
 
-    async def _update(self, kind: Kind, desired: Json, seen: Json) -> None:
+    async def _update(self, kind: Kind, desired: Json, seen: Json, entry: Seen, digest: int) -> None:
         body = {**desired, "metadata": {**desired["metadata"], "uid": seen["metadata"]["uid"]}}
         try:
             now = await self.apply(kind, body)
@@ -188,36 +204,44 @@ class KubernetesBackend:
                         for field in sorted({*desired, *now} - {"metadata", "status", "apiVersion", "kind"})
                     ),
                 ]
-                meta = desired["metadata"]
-                now = await self.connection.request(
-                    "patch",
-                    kind.path(meta.get("namespace", ""), meta["name"]),
-                    resource=kind.plural,
-                    body=patch,
-                    content_type=JSON_PATCH,
-                    params={"fieldManager": names.MANAGER},
-                )
-                self._keep(kind, now)
+                now = await self._patch("patch", kind, desired["metadata"], patch, JSON_PATCH)
+            self._note(entry, desired, now, digest, kind)
         except ApiError as error:
             raise explained(error, desired) from None
 
     async def apply(self, kind: Kind, body: Json) -> Json:
         """Server-side apply with our field manager; forced, since what we name is ours to say."""
-        meta = body["metadata"]
-        seen = await self.connection.request(
-            "apply",
-            kind.path(meta.get("namespace", ""), meta["name"]),
-            resource=kind.plural,
-            body=body,
-            content_type=APPLY,
-            params={"fieldManager": names.MANAGER, "force": "true"},
-        )
-        self._keep(kind, seen)
-        return seen
+        return await self._patch("apply", kind, body["metadata"], body, APPLY, {"force": "true"})
 
-    def _keep(self, kind: Kind, seen: Json) -> None:
+    async def _patch(
+        self,
+        verb: str,
+        kind: Kind,
+        meta: Json,
+        body: object,
+        content_type: str,
+        params: Json | None = None,
+        part: str = "",
+    ) -> Json:
+        with self.echoes.writing((kind.kind, meta.get("namespace", ""), meta["name"])):
+            answer = await self.connection.request(
+                verb,
+                kind.path(meta.get("namespace", ""), meta["name"], part),
+                resource=f"{kind.plural}/{part}" if part else kind.plural,
+                body=body,
+                content_type=content_type,
+                params={"fieldManager": names.MANAGER, **(params or {})},
+            )
+            self._keep(kind, answer)
+        return answer
+
+    def _keep(self, kind: Kind, answer: Json) -> None:
         if kind.watched:
-            self.observed.put({"apiVersion": kind.api_version, "kind": kind.kind, **seen})
+            obj = {"apiVersion": kind.api_version, "kind": kind.kind, **answer}
+            if kind.group == names.GROUP:
+                self.learn(kind, obj)
+            else:
+                self.observed.put(obj, ours=True)
 
     async def delete(self, kind: Kind, obj: Json, *, foreground: bool = False) -> None:
         """Delete this very object; another one of its name is left alone.
@@ -264,35 +288,30 @@ class KubernetesBackend:
         """A merge patch that only this very object (by UID) takes."""
         meta = obj["metadata"]
         patch = {**patch, "metadata": {**patch.get("metadata", {}), "uid": meta["uid"]}}
-        return await self.connection.request(
-            "patch",
-            kind.path(meta.get("namespace", ""), meta["name"], subresource),
-            resource=f"{kind.plural}/{subresource}" if subresource else kind.plural,
-            body=patch,
-            content_type=MERGE,
-            params={"fieldManager": names.MANAGER},
-        )
+        return await self._patch("patch", kind, meta, patch, MERGE, part=subresource)
 
     async def create(self, kind: Kind, obj: Json) -> Json | None:
         """Create it; None if there is one of its name already."""
+        meta = obj["metadata"]
         try:
-            return await self.connection.request(
-                "create",
-                kind.path(obj["metadata"].get("namespace", "")),
-                resource=kind.plural,
-                body=obj,
-                params={"fieldManager": names.MANAGER},
-            )
+            with self.echoes.writing((kind.kind, meta.get("namespace", ""), meta.get("name", ""))):
+                made = await self.connection.request(
+                    "create",
+                    kind.path(meta.get("namespace", "")),
+                    resource=kind.plural,
+                    body=obj,
+                    params={"fieldManager": names.MANAGER},
+                )
+                self._keep(kind, made)
+            return made
         except ApiError as error:
             if error.status == 409 and error.reason == "AlreadyExists":
                 return None
             raise
 
-    def forget(self, tenant_objects: Iterable[Json]) -> None:
-        keys = [key(obj) for obj in tenant_objects]
-        self.contests.forget(keys)
-        for k in keys:
-            self._applied.pop(k, None)
+    def forget(self, tenant: str) -> None:
+        """A tenant ends."""
+        self.contests.forget(self.observed.forget(tenant))
 
 
 def explained(error: ApiError, obj: Json) -> Exception:

@@ -11,6 +11,7 @@ from tenantry.backends.connection import ApiError, Connection, from_kubeconfig
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kubernetes import KubernetesBackend, selector
 from tenantry.backends.observed import Observed
+from tenantry.backends.watch import Watch
 from tenantry.desired import kubernetes
 from tenantry.desired.options import Options
 from tenantry.leader import Leader, LostLeadership
@@ -46,6 +47,15 @@ def writes(backend: KubernetesBackend) -> int:
     return sum(n for (verb, _), n in backend.connection.requests.items() if verb not in ("get", "list"))
 
 
+async def told(backend: KubernetesBackend, kind: kinds.Kind) -> None:
+    """What a list says of a kind, as at the operator's start."""
+
+    def put(kind: kinds.Kind, event: dict) -> None:
+        backend.observed.put(event["object"])
+
+    await Watch(backend, kind, selector(), put, backend.observed.missing).list()
+
+
 async def admin(plane, *args: str) -> str:
     return (await asyncio.to_thread(lambda: plane.kubectl(*args))).stdout
 
@@ -62,7 +72,7 @@ async def test_what_is_read_back_is_what_was_wanted_so_a_second_time_writes_noth
     # A new process, which knows only what lists say, writes nothing either.
     fresh = KubernetesBackend(backend.connection, Observed())
     for kind in kinds.CHILDREN:
-        fresh.observed.replace(kind, await fresh.list_all(kind, selector()))
+        await told(fresh, kind)
     before = writes(fresh)
     assert await fresh.ensure(wanted, resolved.uid) == type(applied)()
     assert writes(fresh) == before
@@ -86,7 +96,7 @@ async def test_what_drifts_is_put_back(backend, plane):
     label = json.dumps({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}})
     await admin(plane, "patch", "namespace", "tenant-drift", "--type=merge", "-p", label)
     for kind in kinds.CHILDREN:
-        backend.observed.replace(kind, await backend.list_all(kind, selector()))
+        await told(backend, kind)
     applied = await backend.ensure(wanted, resolved.uid)
     assert {k[0] for k in applied.corrected} == {
         "Namespace",
@@ -97,7 +107,7 @@ async def test_what_drifts_is_put_back(backend, plane):
     }
     again = KubernetesBackend(backend.connection, Observed())
     for kind in kinds.CHILDREN:
-        again.observed.replace(kind, await again.list_all(kind, selector()))
+        await told(again, kind)
     assert not (await again.ensure(wanted, resolved.uid)).changed
 
 
@@ -108,7 +118,7 @@ async def test_what_was_deleted_is_made_again(backend, plane):
     quota = next(o for o in wanted if o["kind"] == "ResourceQuota")["metadata"]
     await admin(plane, "-n", quota["namespace"], "delete", "resourcequota", quota["name"])
     for kind in kinds.CHILDREN:
-        backend.observed.replace(kind, await backend.list_all(kind, selector()))
+        await told(backend, kind)
     applied = await backend.ensure(wanted, resolved.uid)
     assert [k[0] for k in applied.corrected] == ["ResourceQuota"]
 
@@ -156,10 +166,10 @@ async def test_a_secret_is_written_once_and_put_back(backend, plane):
     resolved = samples.resolved("sealed")
     await backend.ensure(objects(resolved), resolved.uid)
     desired = secrets.postgres(resolved, samples.credentials())
-    assert await backend.ensure_secret(desired, resolved.uid) is True
-    assert await backend.ensure_secret(desired, resolved.uid) is False
+    assert await backend.ensure_secret(desired, resolved.uid) == "made"
+    assert await backend.ensure_secret(desired, resolved.uid) == ""
     await admin(plane, "-n", "tenant-sealed", "patch", "secret", "postgres", "-p", '{"stringData":{"password":"x"}}')
-    assert await backend.ensure_secret(desired, resolved.uid) is True
+    assert await backend.ensure_secret(desired, resolved.uid) == "corrected"
     seen = await backend.get(kinds.SECRET, "tenant-sealed", "postgres")
     assert seen is not None
     assert seen["data"] == desired["data"]

@@ -105,7 +105,7 @@ class Replica:
         for line in httpx.get(self.metrics, trust_env=False).text.splitlines():
             if line.startswith("tenantry_api_requests_total{") and 'resource="leases"' not in line:
                 verb = line.split('verb="')[1].split('"')[0]
-                total += float(line.rpartition(" ")[2]) if verb not in ("get", "list") else 0
+                total += float(line.rpartition(" ")[2]) if verb not in ("get", "list", "watch") else 0
         return total
 
 
