@@ -9,6 +9,7 @@ from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import CRD, DEPLOYMENT, NAMESPACE, TENANT
 from tenantry.backends.kubernetes import KubernetesBackend, owned
+from tenantry.desired.postgres.archive import Ending
 from tenantry.regions import Regions
 from tenantry.status import Outcome
 from tenantry.view import View
@@ -77,8 +78,9 @@ class Deletion:
         backends = await self._regions.get(region)
         policy = tenant.spec.deletion.policy
         uid = tenant.identity
+        ending = audit_ends(tenant)
         await backends.database_breaker(
-            lambda: backends.postgres.remove(tenant.name, uid, pinned.database_isolation, policy), tenant.name
+            lambda: backends.postgres.remove(tenant.name, uid, pinned.database_isolation, policy, ending), tenant.name
         )
         await backends.vectors_breaker(
             lambda: backends.milvus.remove(uid, pinned.collection, pinned.vector_isolation, policy), tenant.name
@@ -118,3 +120,12 @@ class Deletion:
                 return
             raise
         logger.info("The tenant is gone; its data by policy %s", tenant.spec.deletion.policy)
+
+
+def audit_ends(tenant: Tenant) -> Ending | None:
+    """What becomes of the audit; None for a Tenant that goes on, of which only what was made is taken back."""
+    begun = tenant.metadata.deletion_timestamp
+    if begun is None:
+        return None
+    compliance = tenant.spec.compliance
+    return Ending(begun, compliance.retention_days if compliance.archives_audit else None)

@@ -53,6 +53,12 @@ class Metrics:
         self.api_requests = Counter(
             "tenantry_api_requests", "Requests to the API server.", ["verb", "resource"], registry=self.registry
         )
+        self.purged = Counter(
+            "tenantry_audit_archive_purged_rows",
+            "Audit rows of deleted tenants removed at the end of their retention.",
+            ["region"],
+            registry=self.registry,
+        )
         self.leader = Gauge("tenantry_leader", "1 where this replica leads.", registry=self.registry)
 
     def count_request(self, verb: str, resource: str) -> None:

@@ -31,6 +31,7 @@ from tenantry.queue import Queue
 from tenantry.reconcile import Reconciler
 from tenantry.regions import Regions
 from tenantry.resolve import region_name
+from tenantry.retention import keep_purging
 from tenantry.rotation import Rotations
 from tenantry.settings import Settings
 from tenantry.subsystems import Subsystems
@@ -119,6 +120,7 @@ class Operator:
             group.create_task(watch(watches, self.connection, self.identity))
             group.create_task(watches.run())
             group.create_task(resync(watches, settings.resync_seconds))
+            group.create_task(keep_purging(self.view, self.regions, self.metrics, settings.resync_seconds))
             group.create_task(queue.run())
 
     async def run(self) -> None:

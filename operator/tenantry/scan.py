@@ -27,7 +27,7 @@ BELIEVED_SECONDS = 0.0
 class Finding:
     """One thing of a tenant that is not there (any more)."""
 
-    verdict: Literal["orphan", "retained"]
+    verdict: Literal["orphan", "retained", "archived"]
     where: str
     kind: str
     name: str
@@ -58,10 +58,16 @@ def judge(stored: list[Stored], living: set[str], region: str) -> list[Finding]:
     alive = {names.bare(uid) for uid in living} | {names.short(uid) for uid in living}
     kept = {s.uid for s in stored if s.retained}
     return [
-        Finding("retained" if s.uid in kept else "orphan", f"{s.store} of {region}", s.kind, s.name, s.uid)
+        Finding(_verdict(s, kept), f"{s.store} of {region}", s.kind, s.name, s.uid)
         for s in stored
         if s.uid not in alive
     ]
+
+
+def _verdict(stored: Stored, kept: set[str]) -> Literal["orphan", "retained", "archived"]:
+    if stored.archived:
+        return "archived"
+    return "retained" if stored.uid in kept else "orphan"
 
 
 async def scan(kubernetes: KubernetesBackend, regions: Regions) -> Report:

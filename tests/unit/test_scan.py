@@ -19,6 +19,15 @@ def test_what_belongs_to_nobody_is_named():
     assert (found.verdict, found.where, found.name) == ("orphan", "PostgreSQL of main", "tenant_old")
 
 
+def test_an_archived_audit_is_no_orphan_and_excuses_none():
+    gone = names.bare(GONE)
+    things = [
+        Stored("PostgreSQL", "archived audit", "old: 7 rows until 2027-01-31", gone, archived=True),
+        Stored("PostgreSQL", "role", "tenant_old", gone),
+    ]
+    assert sorted(f.verdict for f in judge(things, {ALIVE}, "main")) == ["archived", "orphan"]
+
+
 def test_what_was_kept_on_purpose_is_told_apart_in_milvus_too():
     kept = names.bare(GONE)
     things = [

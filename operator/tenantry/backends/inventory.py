@@ -14,3 +14,5 @@ class Stored:
     """Without dashes and in lower case; in base32 where the name has no room for more (`names.short`)."""
     retained: bool = False
     """Kept on purpose after its Tenant was deleted."""
+    archived: bool = False
+    """The audit of a deleted Tenant, which the operator itself removes when its retention ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -61,10 +61,13 @@ class Tenant:
     level: str
     name: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex[:12]}")
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    home: str = postgres.DATABASE
+    """The application database."""
 
     def plan(self, *, logins: Logins = FIRST, replicas: int = 1, **more: Any) -> DatabasePlan:
         wanted = resolved(self.name, self.uid, self.level, replicas)
-        return database.plan(wanted, CREDENTIALS, configuration(self.name, self.uid, **more), logins)
+        made = database.plan(wanted, CREDENTIALS, configuration(self.name, self.uid, **more), logins)
+        return replace(made, application_database=self.home)
 
     @property
     def things(self) -> Things:
@@ -72,7 +75,7 @@ class Tenant:
 
     @property
     def database(self) -> str:
-        return self.things.database if self.level == "Database" else postgres.DATABASE
+        return self.things.database if self.level == "Database" else self.home
 
     @contextmanager
     def session(self, role: str = "tenant", dbname: str = "") -> Iterator[psycopg.Connection[Any]]:
@@ -119,8 +122,10 @@ class Tenant:
 Kind = type[psycopg.AsyncConnection[Any]]
 
 
-def backend(server: postgres.Server, kind: Kind = psycopg.AsyncConnection) -> PostgresBackend:
-    admin = Admin("127.0.0.1", server.port, postgres.DATABASE, postgres.ADMIN, ADMIN_PASSWORD)
+def backend(
+    server: postgres.Server, kind: Kind = psycopg.AsyncConnection, database: str = postgres.DATABASE
+) -> PostgresBackend:
+    admin = Admin("127.0.0.1", server.port, database, postgres.ADMIN, ADMIN_PASSWORD)
     return PostgresBackend(admin, kind)
 
 
@@ -165,3 +170,34 @@ def crashing(at: int, server: postgres.Server, level: str) -> tuple[Kind, list[i
             return await super().execute(query, params, **more)
 
     return Crashing, count
+
+
+MOST = 80
+
+
+async def crashes(
+    server: postgres.Server,
+    level: str,
+    begin: Callable[[], Awaitable[Tenant]],
+    work: Callable[[PostgresBackend, Tenant], Awaitable[object]],
+    every: int = 0,
+) -> AsyncIterator[tuple[Tenant, int]]:
+    """What a crash of `work` before each of its statements in turn left: the tenant, and the statement's number.
+
+    Every point on the newest version, every third on the other, to save time; or every `every`-th.
+    """
+    for at in range(1, MOST, every or (1 if newest(server) else 3)):
+        tenant = await begin()
+        kind, count = crashing(at, server, level)
+        dying = backend(server, kind)
+        try:
+            await work(dying, tenant)
+        except Crash:
+            assert count[0] == at
+        else:
+            assert at > 4
+            return
+        finally:
+            await dying.close()
+        yield tenant, at
+    raise AssertionError(f"more than {MOST} statements")

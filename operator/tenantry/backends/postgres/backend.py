@@ -11,7 +11,7 @@ from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.fence import Fence
 from tenantry.backends.inventory import Stored
-from tenantry.backends.postgres import errors, observe, removal
+from tenantry.backends.postgres import archive, errors, observe, removal
 from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
 from tenantry.backends.postgres.inventory import inventory
 from tenantry.credentials import Logins, slot
@@ -19,6 +19,7 @@ from tenantry.desired.database import DatabasePlan
 from tenantry.desired.postgres import audit, keys
 from tenantry.desired.postgres import inside as insides
 from tenantry.desired.postgres import shared as shareds
+from tenantry.desired.postgres.archive import Ending
 from tenantry.desired.postgres.seen import Inside, Shared
 from tenantry.desired.postgres.statements import Correction
 from tenantry.desired.postgres.things import Isolation, Policy, Things
@@ -142,12 +143,19 @@ class PostgresBackend:
                 await session.transact([correction])
             return correction is not None
 
-    async def remove(self, tenant: str, uid: str, isolation: Isolation, policy: Policy) -> None:
+    async def remove(
+        self, tenant: str, uid: str, isolation: Isolation, policy: Policy, ending: Ending | None = None
+    ) -> None:
         """Take away what was made for this UID, and nothing that carries another; goes on after a crash.
 
         ``Retain`` renames the schemas (and the tenant's own database) to ``retained_UID``, owned by the admin.
+        `ending` is given where a Tenant ends; without it what was made is only taken back.
         """
-        await removal.remove(self._connections, Things(tenant, uid), isolation, policy)
+        await removal.remove(self._connections, Things(tenant, uid), isolation, policy, ending)
+
+    async def purge_archive(self) -> int:
+        """Remove archived audit rows whose retention has ended; how many."""
+        return await archive.purge(self._connections)
 
     async def inventory(self) -> list[Stored]:
         """Everything here that was made for some Tenant."""

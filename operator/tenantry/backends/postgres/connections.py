@@ -9,9 +9,9 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import psycopg
 from psycopg import pq, sql
@@ -24,6 +24,7 @@ from tenantry.backends.postgres import errors
 from tenantry.desired.postgres.statements import Correction, Statement
 
 Connection = psycopg.AsyncConnection[TupleRow]
+Result = TypeVar("Result")
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 8.0
@@ -32,6 +33,8 @@ STATEMENT_SECONDS = 30.0
 LOCK_SECONDS = 5
 POOL_SIZE = 16
 """At once: as many as the operator works on tenants, so that a server that is gone is noticed by all in time."""
+PAIRS = 2
+"""At most so many tasks hold two at once."""
 KEPT = 4
 """Idle ones."""
 PLACE_SECONDS = 30.0
@@ -102,6 +105,22 @@ class Session:
             raise errors.warned(what, self._warnings[0])
         return rows
 
+    async def pour(self, query: Statement, into: "Session", target: Statement, *, what: str) -> None:
+        """The rows of one COPY TO STDOUT here into a COPY FROM STDIN there, one at a time."""
+        if self._fence.shuts_out:
+            raise BackendError(Reason.RETRYING, MESSAGE)
+
+        async def copy() -> None:
+            reader, writer = self._connection.cursor(), into._connection.cursor()
+            async with writer.copy(target) as sink, reader.copy(query) as rows:
+                async for data in rows:
+                    await sink.write(data)
+
+        try:
+            await _in_time(copy(), STATEMENT_SECONDS, self._connection, into._connection)
+        except psycopg.Error as error:
+            raise errors.running(error, what) from None
+
     async def correct(self, correction: Correction) -> None:
         """All its statements in one round trip."""
         await self.run(sql.SQL("\n;\n").join(correction.statements), what=correction.what)
@@ -150,13 +169,15 @@ class Connections:
         self._fence = fence
         self._class = connection_class
         self._places = asyncio.Semaphore(POOL_SIZE)
+        self.pairs = asyncio.Semaphore(PAIRS)
+        """Held by who needs two sessions, before the first: so that they never hold all places and wait for more."""
         self._idle: list[Connection] = []
 
     @contextlib.asynccontextmanager
     async def use(self, database: str | None = None) -> AsyncIterator[Session]:
         """A session of the admin's in `database`, else in the application database.
 
-        A task that holds one must not ask for a second: that could wait for itself.
+        A task that holds one must not ask for a second without `pairs`: that could wait for itself.
         """
         try:
             async with asyncio.timeout(PLACE_SECONDS):
@@ -241,20 +262,29 @@ class Connections:
 async def _execute(
     connection: Connection, statement: Statement, values: Any, seconds: float
 ) -> psycopg.AsyncCursor[TupleRow]:
-    """Ends in time even when the server does not: then the connection is cut.
+    return await _in_time(connection.execute(statement, values), seconds, connection)
+
+
+async def _in_time(work: Coroutine[Any, Any, Result], seconds: float, *connections: Connection) -> Result:
+    """Ends in time even when the server does not: then the connections are cut.
 
     Cancelling psycopg's own call would ask the server to cancel and wait for its answer.
     """
-    task = asyncio.create_task(connection.execute(statement, values))
+    task = asyncio.create_task(work)
+
+    def cut() -> None:
+        for connection in connections:
+            _cut(connection)
+
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     except asyncio.CancelledError:
-        _cut(connection)
+        cut()
         await asyncio.wait({task})
         task.exception()
         raise
     if not done:
-        _cut(connection)
+        cut()
         await asyncio.wait({task})
         task.exception()
         raise errors.slow(seconds)

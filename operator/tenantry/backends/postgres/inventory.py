@@ -4,6 +4,7 @@ from psycopg import sql
 
 from tenantry import names
 from tenantry.backends.inventory import Stored
+from tenantry.backends.postgres import archive
 from tenantry.backends.postgres.connections import Connections
 from tenantry.desired.postgres.things import MARK
 
@@ -21,10 +22,14 @@ ORDER BY 1, 2
 
 
 async def inventory(connections: Connections) -> list[Stored]:
-    """Roles and databases of the server, schemas of the application database."""
+    """Roles and databases of the server, schemas of the application database, and the archive's tenants."""
     async with connections.use() as session:
         rows = await session.run(QUERY, {"mark": MARK}, what="a list of what tenants have")
-    return [
+    found = [
         Stored("PostgreSQL", str(kind), str(name), names.bare(str(uid)), str(name).startswith("retained_"))
         for kind, name, uid in rows
     ]
+    for tenant, uid, count, until in await archive.inventory(connections):
+        name = f"{tenant}: {count} rows until {until}"
+        found.append(Stored("PostgreSQL", "archived audit", name, names.bare(uid), archived=True))
+    return found

@@ -1,19 +1,23 @@
 """Removal of a tenant: every step looks first, so that it goes on wherever a crash left it.
 
-The order: nobody logs in any more and all sessions end, and that is committed; then what is in other databases;
-last, in one transaction, what is in the application database, and the roles, whose comments said whose they are.
+The order: nobody logs in any more and all sessions end, and that is committed; then the audit, which may have to be
+kept; then what is in other databases; last, in one transaction, what is in the application database, and the roles,
+whose comments said whose they are.
 """
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
-from tenantry.backends.postgres import errors, observe
+from tenantry.backends.postgres import archive, errors, observe
 from tenantry.backends.postgres.connections import Connections, Session
 from tenantry.desired.postgres import removal
+from tenantry.desired.postgres.archive import Ending
 from tenantry.desired.postgres.seen import Inside, Shared
 from tenantry.desired.postgres.things import Isolation, Policy, Things
 
 
-async def remove(connections: Connections, things: Things, isolation: Isolation, policy: Policy) -> None:
+async def remove(
+    connections: Connections, things: Things, isolation: Isolation, policy: Policy, ending: Ending | None = None
+) -> None:
     application = connections.admin.database
     async with connections.use() as session:
         shared, inside = await _look(session, things)
@@ -24,6 +28,10 @@ async def remove(connections: Connections, things: Things, isolation: Isolation,
             await session.transact([locking])
         databases = removal.databases(things, shared) if isolation == "Database" else []
         await end_sessions(session, roles, databases)
+    if ending:
+        for name in [d for d in databases if shared.databases[d].open] if isolation == "Database" else [application]:
+            await archive.end(connections, things, name, policy, ending)
+    async with connections.use() as session:
         if policy == "Delete":
             for name in databases:
                 await session.correct(removal.drop_database(name))

@@ -12,7 +12,7 @@ _ACL: LiteralString = """(SELECT coalesce(jsonb_agg(jsonb_build_array(
 )), '[]') FROM aclexplode({acl}) x)"""
 
 
-def _acl(acl: LiteralString) -> LiteralString:
+def acl_of(acl: LiteralString) -> LiteralString:
     """Triples (role or '' for PUBLIC, privilege, whether it may be passed on)."""
     return _ACL.replace("{acl}", acl)
 
@@ -38,7 +38,7 @@ _SHARED: LiteralString = f"""jsonb_build_object(
       'owner', pg_get_userbyid(d.datdba),
       'comment', shobj_description(d.oid, 'pg_database'),
       'open', d.datallowconn,
-      'acl', {_acl("coalesce(d.datacl, acldefault('d', d.datdba))")}
+      'acl', {acl_of("coalesce(d.datacl, acldefault('d', d.datdba))")}
     )), '{{}}') FROM pg_database d WHERE d.datname = ANY(%(databases)s))
 )"""  # noqa: S608 - only constants of this file
 
@@ -48,23 +48,23 @@ _INSIDE: LiteralString = f"""jsonb_build_object(
   'schemas', (SELECT coalesce(jsonb_object_agg(n.nspname, jsonb_build_object(
       'owner', pg_get_userbyid(n.nspowner),
       'comment', obj_description(n.oid, 'pg_namespace'),
-      'acl', {_acl("coalesce(n.nspacl, acldefault('n', n.nspowner))")}
+      'acl', {acl_of("coalesce(n.nspacl, acldefault('n', n.nspowner))")}
     )), '{{}}') FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)),
   'relations', (SELECT coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
       'kind', c.relkind,
       'partition', c.relispartition,
       'owner', pg_get_userbyid(c.relowner),
-      'acl', {_acl("c.relacl")}
+      'acl', {acl_of("c.relacl")}
     )), '{{}}') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = %(runtime_schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')),
   'functions', (SELECT coalesce(jsonb_object_agg(p.oid::regprocedure::text, jsonb_build_object(
       'name', p.proname,
       'owner', pg_get_userbyid(p.proowner),
-      'acl', {_acl("coalesce(p.proacl, acldefault('f', p.proowner))")}
+      'acl', {acl_of("coalesce(p.proacl, acldefault('f', p.proowner))")}
     )), '{{}}') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname = %(runtime_schema)s),
   'defaults', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(d.defaclrole),
-      coalesce(n.nspname, ''), d.defaclobjtype, {_acl("d.defaclacl")})), '[]')
+      coalesce(n.nspname, ''), d.defaclobjtype, {acl_of("d.defaclacl")})), '[]')
     FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
     WHERE d.defaclrole IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s)))
 )"""  # noqa: S608 - only constants of this file
