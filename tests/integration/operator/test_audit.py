@@ -1,0 +1,60 @@
+"""The audit from a Tenant's first configuration to the end of its retention."""
+
+import json
+
+from tests.integration.operator.world import World, until
+
+
+def rows(world: World, table: str, where: str = "true") -> list[tuple[str, str, dict]]:
+    found = world.rows(f"SELECT event_type, action, details FROM {table} WHERE {where} ORDER BY at")
+    return [
+        (kind, action, details if isinstance(details, dict) else json.loads(details)) for kind, action, details in found
+    ]
+
+
+def living(world: World, name: str, database: str = "tenantry") -> list[str]:
+    table = f"tenant_{name.replace('-', '_')}__runtime.audit"
+    return [row[0] for row in world.rows(f"SELECT action FROM {table} ORDER BY at", database=database)]
+
+
+def test_what_compliance_keeps_outlives_the_tenant(operator):
+    world = operator
+    compliance = {"certifications": ["SOC2"]}
+    uids = {
+        "audited-one": world.tenant("audited-one", compliance=compliance),
+        "audited-own": world.tenant("audited-own", compliance=compliance, database={"isolation": "Database"}),
+        "audited-not": world.tenant("audited-not"),
+    }
+    for name in uids:
+        world.ready(name)
+    world.change("audited-one", ai={"customInstructions": "Be brief."})
+    until(lambda: living(world, "audited-one") == ["create", "update"], "the change is in the audit")
+    assert living(world, "audited-own", database="tenant_audited_own") == ["create"]
+    world.deleted(*uids)
+
+    archived = {name: rows(world, "tenantry_archive.audit", f"tenant_uid = '{uid}'") for name, uid in uids.items()}
+    assert [(kind, action) for kind, action, _ in archived["audited-one"]] == [
+        ("configuration_change", "create"),
+        ("configuration_change", "update"),
+        ("deletion", "delete"),
+    ]
+    assert archived["audited-one"][1][2]["fields"] == ["prompt"]
+    assert [action for _, action, _ in archived["audited-own"]] == ["create", "delete"]
+    assert archived["audited-not"] == []
+    status, said = world.scan()
+    assert status == 0, said
+    assert "audited-one: 3 rows until 20" in said
+    assert "audited-own: 2 rows until 20" in said
+    assert "audited-not" not in said
+
+    again = world.tenant("audited-one", compliance=compliance)
+    world.ready("audited-one")
+    assert living(world, "audited-one") == ["create"]
+    assert rows(world, "tenantry_archive.audit", f"tenant_uid = '{again}'") == []
+
+    # Its time is over: the next resync removes it, and counts it.
+    world.rows("UPDATE tenantry_archive.audit SET keep_until = now() WHERE tenant = 'audited-own'")
+    until(lambda: not rows(world, "tenantry_archive.audit", "tenant = 'audited-own'"), "the archive is purged")
+    assert len(rows(world, "tenantry_archive.audit", f"tenant_uid = '{uids['audited-one']}'")) == 3
+    purged = world.replicas[-1].value
+    until(lambda: purged("tenantry_audit_archive_purged_rows_total", region="main") == 2, "the purge is counted")
