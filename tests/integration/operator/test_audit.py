@@ -33,13 +33,14 @@ def test_what_compliance_keeps_outlives_the_tenant(operator):
     world.deleted(*uids)
 
     archived = {name: rows(world, "tenantry_archive.audit", f"tenant_uid = '{uid}'") for name, uid in uids.items()}
-    assert [(kind, action) for kind, action, _ in archived["audited-one"]] == [
+    # Kubernetes tells the time of a deletion in whole seconds: it may come before what was done in the same one.
+    assert sorted((kind, action) for kind, action, _ in archived["audited-one"]) == [
         ("configuration_change", "create"),
         ("configuration_change", "update"),
         ("deletion", "delete"),
     ]
-    assert archived["audited-one"][1][2]["fields"] == ["prompt"]
-    assert [action for _, action, _ in archived["audited-own"]] == ["create", "delete"]
+    assert [details["fields"] for _, action, details in archived["audited-one"] if action == "update"] == [["prompt"]]
+    assert sorted(action for _, action, _ in archived["audited-own"]) == ["create", "delete"]
     assert archived["audited-not"] == []
     status, said = world.scan()
     assert status == 0, said
