@@ -103,6 +103,11 @@ class Deletion:
     async def _namespaces(self, tenant: Tenant) -> set[str]:
         """Those of ours that are still there.  Asked of the API server, since what is missed stays for ever."""
         found = await self._backend.list_all(NAMESPACE, f"{names.TENANT_LABEL}={tenant.name}")
+        listed = {n["metadata"]["name"] for n in found}
+        for name in tenant.status.namespaces if tenant.status else ():
+            # One that somebody took the label from is not listed.
+            if name not in listed and (more := await self._backend.get(NAMESPACE, "", name)):
+                found.append(more)
         ours = [n for n in found if owned(n, tenant.identity)]
         for namespace in ours:
             if not namespace["metadata"].get("deletionTimestamp"):

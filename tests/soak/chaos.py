@@ -281,17 +281,25 @@ class Chaos:
 
     def _unsettled(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for name in self.leaving:
-            if seen := self.world.get(f"{GROUP}/tenants/{name}"):
-                found[name] = f"is not gone: {_conditions(seen)}"
-        for name in self.uids:
-            seen = self.world.seen(name)
-            current = seen.get("status", {}).get("observedGeneration") == seen["metadata"]["generation"]
-            if not current or self.world.condition(name).get("status") != "True":
-                found[name] = f"is not Ready: {_conditions(seen)}"
-            elif why := agrees(self.world, name, self.levels[name]):
+        for name in [*self.leaving, *self.uids]:
+            try:
+                why = self._lingers(name) if name in self.leaving else self._lacks(name)
+            except Refused as error:
+                why = f"can't be looked at: {type(error).__name__}: {error}"
+            if why:
                 found[name] = why
         return found
+
+    def _lingers(self, name: str) -> str:
+        seen = self.world.get(f"{GROUP}/tenants/{name}")
+        return f"is not gone: {_conditions(seen)}" if seen else ""
+
+    def _lacks(self, name: str) -> str:
+        seen = self.world.seen(name)
+        current = seen.get("status", {}).get("observedGeneration") == seen["metadata"]["generation"]
+        if not current or self.world.condition(name).get("status") != "True":
+            return f"is not Ready: {_conditions(seen)}"
+        return agrees(self.world, name, self.levels[name])
 
     def _memory_wrong(self) -> list[str]:
         """The slope of the longest life in the second half, its first two minutes left out."""

@@ -19,6 +19,12 @@ def test_an_event_of_a_deletion_missed_while_nobody_watched(operator):
     until(lambda: first(world, "limitranges"), "the LimitRange is back", 30)
     until(lambda: world.secret("tenant-missed", "accesskey-default"), "the key is back", 30)
     world.ready("missed")
+    world.stop()
+    world.patch("/api/v1/namespaces/tenant-missed", {"metadata": {"labels": {"tenantry.dev/tenant": None}}})
+    world.remove(f"{GROUP}/tenants/missed")
+    world.start()
+    world.deleted("missed")
+    assert world.get("/api/v1/namespaces/tenant-missed") is None, "it is removed although it lost its label"
 
 
 def first(world: World, plural: str) -> str:

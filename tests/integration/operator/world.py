@@ -266,7 +266,7 @@ class World:
         """The repository's own scan: its exit status and what it says."""
         found = subprocess.run(
             [sys.executable, "-m", "tenantry.scan"],
-            env=self.variables(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+            env=self.variables(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=150,
         )  # fmt: skip
         return found.returncode, found.stdout + found.stderr
 
