@@ -26,11 +26,13 @@ MODULE = "tests.integration.operator.mortal"
 NEVER = 2**31
 SEED = 20261122
 DATABASES = {"database": {"isolation": "Database"}, "vectors": {"isolation": "Database"}}
+AUDITED = {"compliance": {"certifications": ["GDPR"]}}
+"""Its audit outlives it, in the operator's archive."""
 TENANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "free": ("free", "Delete", {}),
     "pro": ("pro", "Retain", {}),
-    "own": ("enterprise", "Delete", {}),
-    "base": ("enterprise", "Delete", DATABASES),
+    "own": ("enterprise", "Delete", AUDITED),
+    "base": ("enterprise", "Delete", {**DATABASES, **AUDITED}),
     "kept": ("enterprise", "Retain", DATABASES),
 }
 """Name -> tier, policy of deletion, spec: every level of isolation and both policies."""
@@ -123,6 +125,15 @@ class Scenario:
             retained = self.world.rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", f"retained_{names.bare(uid)}")
             databases = self.world.rows("SELECT 1 FROM pg_database WHERE datname = %s", f"retained_{names.bare(uid)}")
             assert bool(retained or databases) is kept, f"{name}: what is retained is not as its policy says"
+            if "compliance" in TENANTS[tenant][2]:
+                kept_rows = self.world.rows(
+                    "SELECT event_type, count(*) FROM tenantry_archive.audit"
+                    " WHERE replace(tenant_uid, '-', '') = %s GROUP BY 1",
+                    names.bare(uid),
+                )
+                rows = dict(kept_rows)
+                assert rows.get("deletion") == 1, f"{name}: the archive holds {rows}"
+                assert rows.get("configuration_change"), f"{name}: the archive holds {rows}"
             left = [o for _, o in objects(self.world, name)]
             assert not left, f"{name} left {left}"
 
@@ -156,6 +167,12 @@ class Scenario:
         found += [" ".join(r) for r in relations]
         counted = world.rows(f"SELECT count(*) FROM {schema}__runtime.configuration", database=database)
         found += [f"{counted[0][0]} rows of configuration", *(f"key {k}" for k in keys(world, name, database))]
+        changes = world.rows(
+            f"SELECT action, count(*)::text FROM {schema}__runtime.audit WHERE event_type = 'configuration_change'"
+            " GROUP BY 1",
+            database=database,
+        )
+        found += [f"{count} rows of the audit: {action}" for action, count in changes]
         things = world.vector_things(uid)
         found += [f"Milvus {t.replace(names.bare(uid), 'UID').replace(names.short(uid), 'UID')}" for t in things]
         assert len(found) == len(set(found)), f"{name} has something twice: {sorted(found)}"
