@@ -6,6 +6,9 @@ Two parts, because they change at different speeds:
   in a database: how to reach the stores and the model provider.
 - `Configuration` is one row of the tenant's runtime schema (table ``configuration``).  It holds what a
   tenant may change: prompts, models, limits, budget.  A change is announced by NOTIFY without a payload.
+
+A field that is added must have a default, and the service ignores those that it does not know: an operator that was
+upgraded goes on with the image that is there, and the other way round.
 """
 
 import hashlib
@@ -22,7 +25,7 @@ CREDENTIALS_VARIABLE = "TENANTRY_CREDENTIALS"
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Postgres(Model):

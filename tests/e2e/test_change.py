@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -61,9 +62,9 @@ def filled(world: World, name: str) -> str:
     return next(found.id for found in ai.vector_stores.list() if found.name == ask.STORE)
 
 
-def traffic(world: World, name: str, store: str) -> Traffic:
-    key = world.key(name)
-    return Traffic(world.runtime(name), lambda: key, store, STORY.question)
+def traffic(world: World, name: str, store: str, key: Callable[[], str] | None = None) -> Traffic:
+    default = world.key(name)
+    return Traffic(world.runtime(name), key or (lambda: default), store, STORY.question)
 
 
 def test_changes_of_a_tenant_fail_no_request(world: World, store: str) -> None:
@@ -141,8 +142,11 @@ def test_a_restart_of_the_api_server_fails_no_request(world: World, store: str) 
             world.ready(name)
 
 
-def test_rotation_of_the_runtimes_logins_fails_no_request(world: World, three: str) -> None:
-    """Two replicas, a database and a Milvus user of the tenant's own: all of it is replaced while they serve."""
+def test_rotation_of_logins_and_keys_fails_no_request(world: World, three: str) -> None:
+    """Two replicas, a database and a Milvus user of the tenant's own: all of it is replaced while they serve.
+
+    So is the key of those who ask, who read the new one some time later than it is there.
+    """
     space, store = names.runtime_namespace(three), filled(world, three)
 
     def held() -> dict[str, Any]:
@@ -163,14 +167,24 @@ def test_rotation_of_the_runtimes_logins_fails_no_request(world: World, three: s
 
     before, old = held(), set(world.pods(three))
     assert accepted(before["postgres"])
-    with traffic(world, three, store) as busy:
+    asked = {"metadata": {"annotations": {names.ROTATE_ANNOTATION: "e2e"}}}
+    first = key = world.add_key(three, "turning", overlap="15s")
+    wait(lambda: world.works(three, first), "the key works")
+    with traffic(world, three, store, lambda: key) as busy:
+        with busy.during("rotation of the key"):
+            world.kube.merge(kinds.ACCESS_KEY, "turning", asked, names.workload_namespace(three))
+            second = world.wait_key(three, "turning", other_than=first)
+        with busy.during("use of the new key"):
+            key = second
         with busy.during("rotation"):
-            world.kube.merge(kinds.TENANT, three, {"metadata": {"annotations": {names.ROTATE_ANNOTATION: "e2e"}}})
+            world.kube.merge(kinds.TENANT, three, asked)
             after = wait(lambda: found if (found := held()) != before else None, "the Secret has new logins", 60)
             assert accepted(before["postgres"]), "the replicas that are there go on with what they hold"
             wait(lambda: (new := set(world.pods(three))) - old == new and len(new) == 2, "two new Pods", READY_SECONDS)
         with busy.during("the end of the login before"):
             wait(lambda: not accepted(before["postgres"]), "the login before is refused", 120)
+        with busy.during("the end of the key before"):
+            wait(lambda: world.refused(three, first), "the key before is refused", 60)
     assert accepted(after["postgres"])
     assert before["milvus"]["user"] != after["milvus"]["user"]
     world.ready(three)

@@ -1,6 +1,7 @@
 """Tokens, chunks, errors, headers: the parts that need no server."""
 
 import itertools
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from starlette.datastructures import QueryParams
 
 from tenantry_runtime import answers, errors, fields, ledger, metrics, tokens
 from tenantry_runtime.chunking import CHUNK, OVERLAP, Chunker
-from tenantry_runtime.config import Credentials, Limits, Milvus, ModelPrice, Postgres, Provider, nano_dollars
+from tenantry_runtime.config import (
+    Configuration,
+    Credentials,
+    Limits,
+    Milvus,
+    ModelPrice,
+    Postgres,
+    Provider,
+    nano_dollars,
+)
 from tenantry_runtime.ledger import Usage, cost_nano, duration, limit_headers
 from tenantry_runtime.provider import usage_of
 from tenantry_runtime.retrieval import chunk_id, ingestion_of
@@ -213,6 +223,18 @@ def test_credentials_are_read_as_they_were_written_and_never_quoted(credentials:
     with pytest.raises(ValueError, match="milvus") as refused:
         file.load()
     assert "secret" not in str(refused.value)
+
+
+def test_what_a_newer_operator_adds_is_left_aside(credentials: Credentials, tmp_path: Path) -> None:
+    """It may be upgraded while the runtimes' image stays."""
+    path = tmp_path / "credentials.json"
+    newer = json.loads(credentials.to_json())
+    newer["postgres"]["proxy"] = newer["tracing"] = {"to": "somewhere"}
+    path.write_text(json.dumps(newer))
+    assert CredentialsFile(path).load() == credentials
+    made = configuration()
+    document = json.dumps({**json.loads(made.canonical()), "routing": ["a"]})
+    assert Configuration.model_validate_json(document) == made
 
 
 def test_a_connection_string_bears_any_password(credentials: Credentials) -> None:
