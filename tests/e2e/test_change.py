@@ -22,6 +22,9 @@ from tenantry.backends import kinds
 from tests.e2e.traffic import Traffic
 from tests.e2e.world import READY_SECONDS, World
 
+pytestmark = pytest.mark.timeout(900)
+"""Seconds; the first test of a session also makes every tenant, and on a new checkout the images."""
+
 STORY = ACTORS[0]
 SELECTOR = "app.kubernetes.io/name=tenantry"
 SEED = int(os.environ.get("TENANTRY_TEST_SEED") or random.SystemRandom().randrange(10**6))
