@@ -170,7 +170,7 @@ class World:
         return {p["metadata"]["name"]: self.target.pod(space, p["metadata"]["name"], 8000) + "/v1" for p in found}
 
     def runtimes(self, *tenants: str) -> dict[str, tuple[int, list[Any]]]:
-        """Of each tenant: how often its Deployment was changed, and its Pods with their restarts."""
+        """Of each tenant: how often its Deployment was changed, and its Pods (the ending apart) with their restarts."""
         found = {}
         for name in tenants:
             space = names.runtime_namespace(name)
@@ -179,6 +179,7 @@ class World:
             pods = sorted(
                 (pod["metadata"]["uid"], [s["restartCount"] for s in pod["status"]["containerStatuses"]])
                 for pod in self.kube.list(POD, space)
+                if not pod["metadata"].get("deletionTimestamp")
             )
             found[name] = (deployment["metadata"]["generation"], pods)
         return found
