@@ -106,10 +106,14 @@ def test_only_logins_have_limits_and_settings() -> None:
 @pytest.mark.parametrize("level", ["Schema", "Database"])
 def test_from_nothing_in_an_order_that_can_run(level: str) -> None:
     made = plan(level)
-    roles = text(*(s for c in shared.corrections(made, EMPTY_SHARED) for s in c.statements))
+    wanted = shared.corrections(made, EMPTY_SHARED)
+    roles = text(*(s for c in wanted for s in c.statements))
     within = text(*(s for c in inside.corrections(made, EMPTY_INSIDE) for s in c.statements))
     for role in made.roles:
-        assert roles.index(f'CREATE ROLE "{role.name}"') < roles.index("TO CURRENT_USER")
+        create = roles.index(f'CREATE ROLE "{role.name}" WITH ')
+        assert "ROLE CURRENT_USER" in roles[create:].splitlines()[0], "the operator is a member of what it makes"
+    assert {c.what for c in wanted if c.shared} == {"role tenantry_connect", "grants on database tenantry"}
+    assert all(c.last == ('GRANT "tenantry_connect" TO' in text(*c.statements)) for c in wanted if level == "Schema")
     assert ("CREATE DATABASE" in roles) == (level == "Database")
     assert shared.corrections(made, EMPTY_SHARED)[-1].alone == (level == "Database")
     order = ["ALTER DEFAULT PRIVILEGES", "CREATE SCHEMA", "SET LOCAL ROLE", "CREATE TABLE ledger", "RESET ROLE"]

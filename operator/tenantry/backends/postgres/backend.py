@@ -32,8 +32,8 @@ IN_USE = sql.SQL(
     " WHERE r.rolname = %(role)s AND r.rolcanlogin)"
 )
 
-PASSES = 5
-"""Looks until nothing differs: the longest way (roles, database, its grants) takes four."""
+PASSES = 6
+"""Looks until nothing differs: the longest way (what all share, roles, database, its grants) takes five."""
 
 
 class Ahead(Exception):
@@ -90,7 +90,7 @@ class PostgresBackend:
             async with self._connections.use(plan.database) as session:
                 _, inside = await work.converge(session, shared=False, inside=True)
                 await work.keep_up(session, inside)
-        if logins:
+        if logins and not work.created:  # what was made a moment ago has the passwords that it was made with
             await self._try_logins(plan, work)
         assert inside is not None
         return DatabaseSeen(
@@ -190,7 +190,8 @@ class _Work:
             differing = self._compare(*seen)
             if not differing:
                 return seen
-            together = [c for c in differing if not c.alone]
+            shared_by_all = [c for c in differing if c.shared]
+            together = shared_by_all or sorted((c for c in differing if not c.alone), key=lambda c: c.last)
             try:
                 if together:
                     await session.transact(together)

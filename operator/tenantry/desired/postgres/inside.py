@@ -55,7 +55,7 @@ def _public(seen: Inside) -> Iterator[Correction]:
     """Once a database: nobody makes or uses anything in the schema public."""
     acl = seen.schemas["public"].acl if "public" in seen.schemas else frozenset()
     if found := grants(statement("SCHEMA {}", "public"), (), frozenset(e for e in acl if not e[0])):
-        yield Correction("grants on schema public", found)
+        yield Correction("grants on schema public", found, shared=True)
 
 
 def _defaults(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:

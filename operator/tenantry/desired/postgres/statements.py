@@ -22,6 +22,10 @@ class Correction:
     """Somebody else changed it; False for what a changed plan asks for."""
     alone: bool = False
     """PostgreSQL refuses it inside a transaction."""
+    shared: bool = False
+    """It makes what all tenants share: it gets a transaction of its own, which others wait for."""
+    last: bool = False
+    """It locks what all tenants share until the transaction ends, so it comes last in it."""
 
 
 def word(text: str) -> sql.SQL:
