@@ -10,9 +10,8 @@ import httpx
 
 from bench import processes
 from bench.servers import OTHER, Servers, Watch, ready, say, wait
-from tenantry import names
-from tenantry.backends import kinds
-from tests.integration.operator.world import GROUP, Replica, World
+from tests.integration.operator.counting import objects, requests
+from tests.integration.operator.world import GROUP, Replica
 
 IDLE_SECONDS = 60
 RESYNC_SECONDS = 300
@@ -34,7 +33,7 @@ class Run:
     requests: Counter[str]
     """Of the operator to the API server until all were Ready, by verb and resource, Leases apart."""
     objects: float = 0
-    """Of one tenant, with its Secrets, AccessKey and Event; counted on the API server."""
+    """Of a tenant, with its Secrets, AccessKey and Event; counted on the API server."""
     idle_writes: float = 0
     memory: float = 0
     start_seconds: float = 0
@@ -120,8 +119,7 @@ def fill(servers: Servers, planned: list[Planned]) -> tuple[Run, Replica]:
 def rest(servers: Servers, run: Run, replica: Replica) -> None:
     """The same operator with nothing to do, then another process in its place."""
     world = servers.world
-    name = next(iter(run.took))
-    run.objects = objects(world, name)
+    run.objects = statistics.mean(objects(world).values())
     settle(replica)
     writes = replica.writes()
     say(f"  at rest for {IDLE_SECONDS} s")
@@ -158,29 +156,3 @@ def settle(replica: Replica) -> None:
         return quiet == 3
 
     wait(look, "nothing in line or under way", 1800, 1)
-
-
-def requests(replica: Replica) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for line in httpx.get(replica.metrics, trust_env=False, timeout=60).text.splitlines():
-        if line.startswith("tenantry_api_requests_total{") and 'resource="leases"' not in line:
-            labels, _, number = line.rpartition(" ")
-            parts = dict(pair.split("=", 1) for pair in labels.partition("{")[2].rstrip("}").split(","))
-            found[f"{parts['verb']} {parts['resource']}".replace('"', "")] += int(float(number))
-    return found
-
-
-def objects(world: World, tenant: str) -> int:
-    """What is there of one tenant, its Tenant apart: by label, and the Events that name it."""
-    label = {"labelSelector": f"{names.TENANT_LABEL}={tenant}"}
-    found = 0
-    for kind in (*kinds.CHILDREN, kinds.SECRET, kinds.ACCESS_KEY):
-        answer = world.api.get(kind.path(), params=label if kind is not kinds.ACCESS_KEY else {})
-        items = answer.json()["items"]
-        if kind is kinds.ACCESS_KEY:
-            items = [i for i in items if i["metadata"]["namespace"].split("--")[0] == f"tenant-{tenant}"]
-        if kind is kinds.SECRET:  # what a controller copied from another object is not ours
-            items = [i for i in items if i.get("type") == "Opaque"]
-        found += len(items)
-    events = world.api.get("/api/v1/namespaces/default/events").json()["items"]
-    return found + sum(e["involvedObject"].get("name") == tenant for e in events)

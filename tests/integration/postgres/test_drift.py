@@ -113,7 +113,7 @@ async def test_is_put_back(made: tuple[PostgresBackend, Made], level: str, drift
         database=tenant.database,
     )
     assert any(expected in corrected for corrected in seen.corrected), seen.corrected
-    assert len(seen.corrected) == (3 if drift == "a role dropped" else 1)  # it is no member any more either
+    assert len(seen.corrected) == (2 if drift == "a role dropped" else 1)  # it is no member any more either
     assert not seen.created
     assert (await backend.ensure(tenant.plan())).corrected == ()
 
