@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from tenantry import names
+from tenantry import keyturns, names, rotation
 from tenantry.api import AccessKey, Reason
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import ACCESS_KEY
 from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.backends.postgres import KeysAhead
 from tenantry.credentials import Credentials
 from tenantry.desired import secrets
+from tenantry.keyturns import Turn
 from tenantry.resolve import Resolved
 from tenantry.view import View
 from tenantry_runtime.config import AccessKeyRow, key_sha256
@@ -38,16 +40,14 @@ class AccessKeys:
         """Called for each thing of a key that somebody else had changed."""
         self._synced: dict[str, tuple[str, float]] = {}
         self._secrets: dict[str, tuple[str, float]] = {}
+        self._turns: dict[str, Turn] = {}
+        """By the AccessKey's UID: what this process has stored or found, should the status forget it."""
 
     def due(self, resolved: Resolved) -> float | None:
-        """Seconds until the next key expires."""
+        """Seconds until the next key expires, is due for its rotation, or ends with its overlap."""
         now = datetime.now(UTC)
-        times = [
-            (k.spec.expires_at - now).total_seconds()
-            for k in self._of(resolved)
-            if k.spec.expires_at and k.spec.expires_at > now
-        ]
-        return min(times, default=None)
+        times = (keyturns.due(self._turn(k), k, now) for k in self._valid(resolved, now))
+        return min((max((t - now).total_seconds(), 0.0) for t in times if t), default=None)
 
     def forget(self, uid: str) -> None:
         self._synced.pop(uid, None)
@@ -56,21 +56,20 @@ class AccessKeys:
         """Rows first, so that a deleted key stops at once; then Secrets and what each key's status says."""
         fight = await self._default(resolved)
         keys = self._of(resolved)
-        now = datetime.now(UTC)
-        valid = [k for k in keys if not (k.spec.expires_at and k.spec.expires_at <= now)]
+        now = rotation.clock()
+        valid = self._valid(resolved, now)
         counted, over = valid[:MOST_KEYS], valid[MOST_KEYS:]
-        rows = [self._row(k) for k in counted]
-        digest = hashlib.sha256(repr(rows).encode()).hexdigest()
-        seen = self._synced.get(resolved.uid)
-        if not seen or seen[0] != digest or time.monotonic() - seen[1] > self._believed:
-            if await write(rows):
-                logger.info("The keys of the tenant were written: %d are valid", len(rows))
-                if seen and seen[0] == digest:
-                    self.drifted()
-            self._synced[resolved.uid] = (digest, time.monotonic())
+        await self._write(resolved, counted, write)  # what the table knows of rotations is known from here on
+        for k in counted:
+            await self._begin(k, now)
+        await self._write(resolved, counted, write)
         for k in counted:
             await self._secret(resolved, k, first)
+            turn = self._turn(k)
+            if turn != Turn():
+                self._turns[k.uid] = keyturns.in_force(turn, k, now) if turn.under_way else keyturns.settled(turn, now)
             await self._say(k, "True", Reason.IN_FORCE, "The key works")
+        await self._write(resolved, counted, write)  # with the end of those whose overlap began
         for k in over:
             await self._say(k, "False", Reason.TOO_MANY_KEYS, f"A tenant has at most {MOST_KEYS} keys; delete some")
         for k in keys:
@@ -78,6 +77,56 @@ class AccessKeys:
                 await self._say(k, "False", Reason.EXPIRED, "spec.expiresAt has passed; the key is refused")
         if fight:
             raise fight
+
+    def _valid(self, resolved: Resolved, now: datetime) -> list[AccessKey]:
+        return [k for k in self._of(resolved) if not (k.spec.expires_at and k.spec.expires_at <= now)]
+
+    def _turn(self, key: AccessKey) -> Turn:
+        return max(keyturns.of(key), self._turns.get(key.uid, Turn()), key=lambda turn: turn.order)
+
+    async def _begin(self, key: AccessKey, now: datetime) -> None:
+        """A rotation whose time has come is stored before anything is made of it."""
+        turn = self._turn(key)
+        at = keyturns.next_at(turn, key, now)
+        if at is None or at > now:
+            return
+        begun = keyturns.begun(turn, key)
+        patch = {"status": _shown(begun)}
+        answer = await self._backend.merge(ACCESS_KEY, {"metadata": _meta(key)}, patch, "status")
+        self._turns[key.uid] = begun
+        self._view.learn(ACCESS_KEY, answer)
+        logger.info("AccessKey %s is rotated: generation %d begins", key.name, begun.generation)
+
+    async def _write(self, resolved: Resolved, keys: Sequence[AccessKey], write: Sync) -> None:
+        """The rows, where they are others than those written lately."""
+        for _ in range(2):
+            now = rotation.clock()
+            rows = [row for k in keys for row in self._rows(k, now)]
+            digest = hashlib.sha256(repr(rows).encode()).hexdigest()
+            seen = self._synced.get(resolved.uid)
+            if seen and seen[0] == digest and time.monotonic() - seen[1] <= self._believed:
+                return
+            try:
+                written = await write(rows)
+            except KeysAhead as ahead:
+                self._find(keys, ahead, now)
+                continue
+            if written:
+                logger.info("The keys of the tenant were written: %d are valid", len(rows))
+                if seen and seen[0] == digest:
+                    self.drifted()
+            self._synced[resolved.uid] = (digest, time.monotonic())
+            return
+
+    def _find(self, keys: Sequence[AccessKey], ahead: KeysAhead, now: datetime) -> None:
+        """What the table knows of keys whose status has forgotten a rotation."""
+        for key in keys:
+            if rows := ahead.found.get(key.uid):
+                generation = max(rows)
+                until = rows.get(generation - 1)
+                end = datetime.fromtimestamp(until, UTC) if until else None
+                self._turns[key.uid] = keyturns.found(generation, end, key, now)
+                logger.warning("AccessKey %s: its status has forgotten a rotation", key.name)
 
     def _of(self, resolved: Resolved) -> list[AccessKey]:
         found = [k for w in resolved.workloads for k in self._view.keys.get(w.name, {}).values()]
@@ -87,19 +136,23 @@ class AccessKeys:
         )
 
     def _key(self, key: AccessKey) -> str:
-        return self._derived.access_key(key.uid, key.metadata.annotations.get(names.ROTATE_ANNOTATION, ""))
+        return self._derived.access_key(key.uid, self._turn(key).generation)
 
-    def _row(self, key: AccessKey) -> AccessKeyRow:
-        return AccessKeyRow(
-            uid=key.uid,
-            name=key.name,
-            namespace=key.metadata.namespace,
-            key_sha256=key_sha256(self._key(key)),
-            user_name=key.spec.user,
-            scopes=tuple(sorted(key.spec.scopes)),
-            act_for_users=key.spec.act_for_users,
-            expires_at=key.spec.expires_at.timestamp() if key.spec.expires_at else None,
-        )
+    def _rows(self, key: AccessKey, now: datetime) -> list[AccessKeyRow]:
+        return [
+            AccessKeyRow(
+                uid=key.uid,
+                name=key.name,
+                namespace=key.metadata.namespace,
+                key_sha256=key_sha256(self._derived.access_key(key.uid, generation)),
+                user_name=key.spec.user,
+                scopes=tuple(sorted(key.spec.scopes)),
+                act_for_users=key.spec.act_for_users,
+                expires_at=until.timestamp() if until else None,
+                generation=generation,
+            )
+            for generation, until in keyturns.accepted(self._turn(key), key, now)
+        ]
 
     async def _default(self, resolved: Resolved) -> BackendError | None:
         """Every tenant has one; the error where another program deletes it each time."""
@@ -154,14 +207,14 @@ class AccessKeys:
         self._secrets[key.uid] = (digest, time.monotonic())
 
     async def _say(self, key: AccessKey, status: Literal["True", "False"], reason: Reason, message: str) -> None:
-        rotation = key.metadata.annotations.get(names.ROTATE_ANNOTATION, "")
+        turn = self._turn(key)
         old = next((c for c in (key.status.conditions if key.status else ()) if c.type == "Ready"), None)
         name = f"accesskey-{key.name}" if status == "True" else ""
         if (
             old
             and key.status
             and (old.status, old.reason) == (status, str(reason))
-            and (key.status.rotation, key.status.secret_name) == (rotation, name)
+            and (keyturns.of(key), key.status.secret_name) == (turn, name)
             and key.status.observed_generation == key.metadata.generation
         ):
             return
@@ -170,7 +223,7 @@ class AccessKeys:
         wanted = {
             "observedGeneration": key.metadata.generation,
             "secretName": name,
-            "rotation": rotation[:256],
+            **_shown(turn),
             "conditions": [
                 {
                     "type": "Ready",
@@ -182,10 +235,27 @@ class AccessKeys:
                 }
             ],
         }
-        meta = {"name": key.name, "namespace": key.metadata.namespace, "uid": key.uid}
         try:
-            await self._backend.merge(ACCESS_KEY, {"metadata": meta}, {"status": wanted}, "status")
+            answer = await self._backend.merge(ACCESS_KEY, {"metadata": _meta(key)}, {"status": wanted}, "status")
         except ApiError as error:
             if error.status in (404, 409):
                 return
             raise
+        self._view.learn(ACCESS_KEY, answer)
+
+
+def _meta(key: AccessKey) -> Json:
+    return {"name": key.name, "namespace": key.metadata.namespace, "uid": key.uid}
+
+
+def _shown(turn: Turn) -> Json:
+    return {
+        "generation": turn.generation,
+        "rotation": turn.requested,
+        "rotatedAt": _stamp(turn.rotated_at),
+        "previousUntil": _stamp(turn.previous_until),
+    }
+
+
+def _stamp(at: datetime | None) -> str | None:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None

@@ -1,6 +1,6 @@
 """Passwords and keys, derived from one secret of the installation.
 
-Every credential is HMAC-SHA256(installation secret, purpose, owner's UID, slot, generation or rotation).  So a crash
+Every credential is HMAC-SHA256(installation secret, purpose, owner's UID, slot and generation).  So a crash
 between making a role and writing its Secret loses nothing, a lost Secret is written again as it was, and nothing has
 to be read back.  A Tenant made again under the same name has another UID, hence other credentials.
 """
@@ -77,9 +77,9 @@ class Credentials:
         """Password of the runtimes' user on a shared collection."""
         return self._derive("milvus/shared", region_uid, collection)
 
-    def access_key(self, uid: str, rotation: str) -> str:
+    def access_key(self, uid: str, generation: int = 0) -> str:
         """The API key of one AccessKey: ``tk-`` and 256 bits."""
-        return "tk-" + self._derive("accesskey", uid, rotation)
+        return "tk-" + self._derive("accesskey", uid, str(generation) if generation else "")
 
 
 def _turn(generation: int) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ FINALIZER = f"{GROUP}/cleanup"
 PINNED_ANNOTATION = f"{GROUP}/pinned"
 """On a Tenant, by the operator: what first provisioning fixed, in JSON.  A backup that drops status keeps it."""
 ROTATE_ANNOTATION = f"{GROUP}/rotate"
-"""On an AccessKey: any new value makes a new key."""
+"""On an AccessKey: any new value makes a new key.  On a Tenant: new logins for its runtime."""
 
 ADOPT_ANNOTATION = f"{GROUP}/adopt-uid"
 """On a Tenant: the UID that what is found under its name carries, such as after a restore from a backup."""

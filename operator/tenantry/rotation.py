@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from tenantry import names
-from tenantry.api import Tenant
+from tenantry.api import Resource, Tenant
 from tenantry.api.tenant import RotatedCredentials as State
 from tenantry.credentials import Logins
 from tenantry.desired.workload import GRACE_SECONDS
@@ -91,9 +91,9 @@ def newest(states: Iterable[State | None]) -> State | None:
     )
 
 
-def request(tenant: Tenant) -> str:
+def request(resource: Resource) -> str:
     """What the annotation asks for, in at most 128 characters."""
-    value = tenant.metadata.annotations.get(names.ROTATE_ANNOTATION, "")
+    value = resource.metadata.annotations.get(names.ROTATE_ANNOTATION, "")
     if len(value) <= LONGEST_REQUEST:
         return value
     return "sha256:" + hashlib.sha256(value.encode()).hexdigest()

@@ -172,14 +172,15 @@ Scope = Literal["chat", "embeddings", "documents", "conversations", "usage", "au
 class AccessKeyRow(Model):
     """One row of table ``access_keys``: what the runtime knows of a key is its SHA-256, never the key."""
 
-    uid: str = Field(description="The AccessKey's UID in Kubernetes: the primary key.")
+    uid: str = Field(description="The AccessKey's UID in Kubernetes; while the key is rotated, two rows have it.")
     name: str
     namespace: str
-    key_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    key_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The primary key.")]
     user_name: str = ""
     scopes: tuple[Scope, ...]
     act_for_users: bool = False
     expires_at: float | None = Field(default=None, description="Unix seconds.")
+    generation: int = Field(default=0, ge=0, description="How often the key had been replaced when this one came.")
 
 
 def key_sha256(key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -45,14 +46,40 @@ def test_a_key_works_at_every_replica_until_it_is_deleted(world: World, three: s
     assert world.works(three, world.key(three), pods), "the default key is untouched"
 
 
-def test_rotation_makes_a_new_key_and_ends_the_old(world: World, three: str, pods: list[str]) -> None:
-    old = world.add_key(three, "rotated")
+def test_a_rotated_key_works_until_its_overlap_ends(world: World, three: str, pods: list[str]) -> None:
+    old = world.add_key(three, "rotated", overlap="20s")
     wait(lambda: world.works(three, old, pods), "the key works")
-    annotation = {"metadata": {"annotations": {names.ROTATE_ANNOTATION: "1"}}}
-    world.kube.merge(kinds.ACCESS_KEY, "rotated", annotation, names.workload_namespace(three))
+    rotate(world, three, "rotated", "1")
     new = world.wait_key(three, "rotated", other_than=old)
     wait(lambda: world.works(three, new, pods), "the new key works")
+    shown = wait(
+        lambda: (
+            found["status"].get("previousUntil") and found["status"]
+            if (found := access_key(world, three, "rotated"))
+            else None
+        ),
+        "the status says until when the old one works",
+    )
+    until = datetime.fromisoformat(shown["previousUntil"])
+    worked = world.works(three, old, pods)
+    assert worked or datetime.now(UTC) > until - timedelta(seconds=2), "the old key works in the overlap"
+    wait(lambda: world.refused(three, old, pods), "the old one is refused at every replica", 60)
+    assert datetime.now(UTC) > until - timedelta(seconds=1), "not before its time"
+    assert world.works(three, new, pods)
+
+
+def test_a_rotation_without_overlap_ends_the_old_key_at_once(world: World, three: str, pods: list[str]) -> None:
+    old = world.add_key(three, "leaked", overlap="0s")
+    wait(lambda: world.works(three, old, pods), "the key works")
+    rotate(world, three, "leaked", "1")
+    new = world.wait_key(three, "leaked", other_than=old)
+    wait(lambda: world.works(three, new, pods), "the new key works")
     wait(lambda: world.refused(three, old, pods), "the old one is refused")
+
+
+def rotate(world: World, tenant: str, name: str, value: str) -> None:
+    annotation = {"metadata": {"annotations": {names.ROTATE_ANNOTATION: value}}}
+    world.kube.merge(kinds.ACCESS_KEY, name, annotation, names.workload_namespace(tenant))
 
 
 def test_an_expired_key_is_refused_and_says_so(world: World, three: str, pods: list[str]) -> None:
@@ -87,7 +114,7 @@ def test_owners_make_keys_only_at_home(world: World, one: str, three: str) -> No
     owner.close()
 
 
-def access_key(world: World, tenant: str, name: str) -> dict[str, object]:
+def access_key(world: World, tenant: str, name: str) -> dict[str, Any]:
     found = world.kube.get(kinds.ACCESS_KEY, name, names.workload_namespace(tenant))
     assert found is not None
     return found

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tenantry.api.base import ApiModel, Condition, Resource, rule, rules
+from tenantry.api.base import ApiModel, Condition, Resource, duration_rules, rule, rules
 
 Scope = Literal["chat", "embeddings", "documents", "conversations", "usage", "audit", "admin"]
 DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "embeddings", "documents")
@@ -36,6 +36,18 @@ class AccessKeySpec(ApiModel):
             )
         ),
     )
+    rotate_after: str = Field(
+        default="",
+        max_length=18,
+        description="The age, such as 720h, at which the key is replaced by a new one; never by age if unset.",
+        json_schema_extra=duration_rules("5m", "87600h"),
+    )
+    overlap: str = Field(
+        default="24h",
+        max_length=18,
+        description="How long the key before works on after a rotation, such as 24h; 0s: it ends at once.",
+        json_schema_extra=duration_rules("0s", "8760h"),
+    )
 
 
 class AccessKeyStatus(ApiModel):
@@ -48,7 +60,14 @@ class AccessKeyStatus(ApiModel):
     rotation: str = Field(
         default="",
         max_length=256,
-        description="The annotation tenantry.dev/rotate that the key was made for.",
+        description="The annotation tenantry.dev/rotate that was last heard.",
+    )
+    generation: int = Field(default=0, ge=0, le=999_999_999, description="How often the key was replaced so far.")
+    rotated_at: datetime | None = Field(
+        default=None, description="When the Secret was seen to hold this generation of the key."
+    )
+    previous_until: datetime | None = Field(
+        default=None, description="Until when the key before still works; it does not if unset."
     )
     conditions: tuple[Condition, ...] = Field(
         default=(),
@@ -85,5 +104,13 @@ class AccessKey(Resource):
         ]
     }  # fmt: skip
 
-    spec: AccessKeySpec = AccessKeySpec()
+    spec: AccessKeySpec = Field(
+        default=AccessKeySpec(),
+        json_schema_extra=rules(
+            rule(
+                "!has(self.rotateAfter) || !has(self.overlap) || duration(self.overlap) <= duration(self.rotateAfter)",
+                "spec.overlap must not be longer than spec.rotateAfter",
+            )
+        ),
+    )
     status: AccessKeyStatus | None = None

@@ -1,11 +1,13 @@
 """What the kinds share: camelCase on the wire, metadata, conditions, and rules in CEL."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+DURATION = r"^([0-9]{1,5}[hms]){1,3}$"
 DECIMAL = r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -24,6 +26,27 @@ Amount = Annotated[
         },
     ),
 ]
+
+
+_UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def seconds(duration: str) -> int:
+    """``1h30m`` -> 5400.  Raises ValueError for what is no such duration."""
+    if not re.fullmatch(DURATION, duration):
+        raise ValueError(f"{duration!r} is no duration such as 24h or 1h30m")
+    return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([hms])", duration))
+
+
+def duration_rules(least: str, most: str) -> dict[str, Any]:
+    """For `json_schema_extra` of a duration with bounds."""
+    inside = f"duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+    return rules(
+        rule(
+            f"self.matches('{DURATION}') && {inside}",
+            f"must be a duration of hours, minutes and seconds from {least} to {most}, such as 24h or 1h30m",
+        )
+    )
 
 
 def rule(expression: str, message: str, **more: str) -> dict[str, str]:

@@ -18,6 +18,29 @@ def make(world: World, name: str, **spec) -> None:
     world.create(KEYS, manifest)
 
 
+def ask(world: World, name: str, value: str) -> None:
+    world.patch(f"{KEYS}/{name}", {"metadata": {"annotations": {"tenantry.dev/rotate": value}}})
+
+
+def changed(world: World, name: str, before: str) -> str:
+    """The new key, once its Secret and the runtime have it."""
+
+    def look() -> str:
+        found = (world.secret("tenant-keys", f"accesskey-{name}") or {}).get("api-key", before)
+        return found if found != before and key_sha256(found) in hashes(world) else ""
+
+    return str(until(look, "there is a new key", 20))
+
+
+def ends(world: World, name: str) -> dict[int, str | None]:
+    """By generation: when the runtime refuses it."""
+    query = "SELECT generation, expires_at FROM tenant_keys__runtime.access_keys WHERE name = %s"
+    return {
+        generation: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None
+        for generation, at in world.rows(query, name)
+    }
+
+
 def status(world: World, name: str) -> dict:
     return (world.get(f"{KEYS}/{name}") or {}).get("status", {})
 
@@ -36,18 +59,40 @@ def test_a_keys_whole_life(operator):
     ]
     assert key not in str(world.rows("SELECT * FROM tenant_keys__runtime.access_keys"))
 
-    world.patch(f"{KEYS}/ci", {"metadata": {"annotations": {"tenantry.dev/rotate": "2026-11-22"}}})
-    until(lambda: key_sha256(key) not in hashes(world), "the old key is gone", 20)
-    rotated = until(
-        lambda: (found := world.secret("tenant-keys", "accesskey-ci")) and found["api-key"] != key and found,
-        "there is a new key",
-        20,
-    )
-    until(lambda: key_sha256(rotated["api-key"]) in hashes(world), "the new key is known", 20)
+    ask(world, "ci", "2026-11-22")
+    second = changed(world, "ci", key)
+    until(lambda: status(world, "ci").get("previousUntil"), "the overlap has begun", 20)
+    shown = status(world, "ci")
+    assert (shown["generation"], shown["rotation"]) == (1, "2026-11-22")
+    assert ends(world, "ci") == {0: shown["previousUntil"], 1: None}, "the runtime ends the old key by itself"
+    assert {key_sha256(key), key_sha256(second)} <= hashes(world), "both work in the overlap"
+    left = datetime.fromisoformat(shown["previousUntil"]) - datetime.now(UTC)
+    assert timedelta(hours=23) < left <= timedelta(hours=24)
+
+    ask(world, "ci", "again")  # in the overlap: the oldest ends at once
+    third = changed(world, "ci", second)
+    until(lambda: key_sha256(key) not in hashes(world), "the oldest is refused", 20)
+    assert {key_sha256(second), key_sha256(third)} <= hashes(world)
+    ending = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    world.patch(f"{KEYS}/ci", {"spec": {"expiresAt": ending}})
+    until(lambda: ends(world, "ci") == {1: ending, 2: ending}, "an earlier end of the AccessKey is the end of both", 20)
+
+    world.patch(f"{KEYS}/ci", {"spec": {"expiresAt": None, "overlap": "0s"}})
+    ask(world, "ci", "at once")
+    rotated = changed(world, "ci", third)
+    until(lambda: ends(world, "ci") == {3: None}, "without an overlap there is one key only", 20)
+
+    # Forgotten by the status, the process and a backup: no key whose time is over comes back.
+    world.stop()
+    world.patch(f"{KEYS}/ci/status", {"status": None})
+    world.start()
+    until(lambda: status(world, "ci").get("generation") == 3, "it is found again", 30)
+    assert ends(world, "ci") == {3: None}
+    assert world.secret("tenant-keys", "accesskey-ci")["api-key"] == rotated
 
     started = time.monotonic()
     world.remove(f"{KEYS}/ci")
-    until(lambda: key_sha256(rotated["api-key"]) not in hashes(world), "the deleted key is refused", 5)
+    until(lambda: key_sha256(rotated) not in hashes(world), "the deleted key is refused", 5)
     assert time.monotonic() - started < 3, "a user would call it at once"
     until(lambda: world.secret("tenant-keys", "accesskey-ci") is None, "its Secret went with it", 40)
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from dev.cluster import postgres
-from tenantry.backends.postgres import Ahead, PostgresBackend
+from tenantry.backends.postgres import Ahead, KeysAhead, PostgresBackend
 from tenantry.credentials import Logins
 from tenantry_runtime.config import AccessKeyRow, key_sha256
 from tests.integration.postgres import support
@@ -193,6 +193,30 @@ async def test_keys_are_exactly_those_given(backend: PostgresBackend, tenant: Te
         assert await asyncio.to_thread(lambda: list(runtime.notifies(timeout=30, stop_after=1)))
         assert await backend.sync_keys(plan, [])
         assert runtime.execute(query).fetchall() == []
+
+
+async def test_a_rotated_key_has_two_rows_and_never_goes_back(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    plan = tenant.plan()
+    old = key("ci")
+    await backend.sync_keys(plan, [old])
+    new = key("ci", uid=old.uid, generation=1, key_sha256=key_sha256("the next"))
+    ending = old.model_copy(update={"expires_at": 1800000000.0})
+    await backend.sync_keys(plan, [new, ending])
+    with tenant.session("a") as runtime:
+        query = "SELECT generation, key_sha256, expires_at FROM access_keys WHERE uid = %s ORDER BY generation"
+        assert runtime.execute(query, (old.uid,)).fetchall() == [
+            (0, old.key_sha256, 1800000000.0),
+            (1, new.key_sha256, None),
+        ]
+    with pytest.raises(KeysAhead) as found:
+        await backend.sync_keys(plan, [old, key("other")])
+    assert found.value.found == {old.uid: {0: 1800000000.0, 1: None}}
+    with tenant.session("a") as runtime:
+        assert runtime.execute("SELECT count(*) FROM access_keys").fetchone() == (2,), "nothing was written"
+    assert await backend.sync_keys(plan, [new])
+    assert not await backend.sync_keys(plan, [new])
+    assert await backend.sync_keys(plan, []), "a deleted AccessKey takes all its rows along"
 
 
 async def test_the_months_spend_is_the_meters(backend: PostgresBackend, tenant: Tenant) -> None:

@@ -158,7 +158,7 @@ def test_keys_differ_only_where_they_differ() -> None:
     one = AccessKeyRow(uid="1", name="n", namespace="ns", key_sha256="a" * 64, scopes=("chat",))
     assert keys.correction(things, [one], [keys.row(one)]) is None
     assert keys.correction(things, [], []) is None
-    changed = keys.correction(things, [one], [("1", *("x",) * 7), ("2", *("x",) * 7)])
+    changed = keys.correction(things, [one], [("1", *("x",) * 7, 0), ("2", *("x",) * 7, 0)])
     assert changed is not None
     assert "DELETE" in text(*changed.statements)
     assert text(*changed.statements).endswith(f'NOTIFY "tenantry_{UID.replace("-", "")}"')

@@ -47,6 +47,17 @@ class Ahead(Exception):
         self.logins = logins
 
 
+class KeysAhead(Exception):
+    """AccessKeys were rotated further than the rows say.  Nothing was written.
+
+    `found`: by the AccessKey's UID, its generations in the table and when each ends (Unix seconds; None: never).
+    """
+
+    def __init__(self, found: dict[str, dict[int, float | None]]) -> None:
+        super().__init__(f"{len(found)} keys are at a later generation")
+        self.found = found
+
+
 @dataclass(frozen=True)
 class DatabaseSeen:
     """What `ensure` saw to hold at its end."""
@@ -129,7 +140,10 @@ class PostgresBackend:
             await removal.end_sessions(session, [things.slot(slot(generation))], [])
 
     async def sync_keys(self, plan: DatabasePlan, rows: Sequence[AccessKeyRow]) -> bool:
-        """Make the tenant's keys exactly `rows`; whether anything was written.  Requires `ensure`."""
+        """Make the tenant's keys exactly `rows`; whether anything was written.  Requires `ensure`.
+
+        Raises KeysAhead for rows that would go back to keys whose time is over.
+        """
         async with self._connections.use(plan.database) as session:
             try:
                 seen = await session.run(keys.select(plan.things), what="access keys")
@@ -138,6 +152,8 @@ class PostgresBackend:
                     Reason.RETRYING,
                     "The tenant's table of access keys is not there yet; the operator makes it and tries again",
                 ) from None
+            if ahead := keys.ahead(rows, seen):
+                raise KeysAhead(ahead)
             correction = keys.correction(plan.things, rows, seen)
             if correction:
                 await session.transact([correction])

@@ -10,7 +10,8 @@ from tenantry.desired.postgres.statements import Correction, Statement
 from tenantry.desired.postgres.things import Things
 from tenantry_runtime.config import AccessKeyRow
 
-COLUMNS = ("uid", "name", "namespace", "key_sha256", "user_name", "scopes", "act_for_users", "expires_at")
+COLUMNS = ("uid", "name", "namespace", "key_sha256", "user_name", "scopes", "act_for_users", "expires_at", "generation")
+_HASH = COLUMNS.index("key_sha256")
 Row = tuple[Any, ...]
 
 
@@ -25,22 +26,35 @@ def select(things: Things) -> Statement:
 
 def correction(things: Things, keys: Sequence[AccessKeyRow], seen: Iterable[Row]) -> Correction | None:
     """None where the table holds exactly `keys`.  What is gone is removed first: a hash is unique."""
-    wanted = {key.uid: row(key) for key in keys}
-    there = {values[0]: tuple(values) for values in seen}
+    wanted = {key.key_sha256: row(key) for key in keys}
+    there = {values[_HASH]: tuple(values) for values in seen}
     if wanted == there:
         return None
     found: list[Statement] = []
-    stale = [uid for uid, values in there.items() if wanted.get(uid) != values]
+    stale = [one for one, values in there.items() if wanted.get(one) != values]
     if stale:
-        uids = sql.SQL(", ").join(map(sql.Literal, stale))
-        found.append(sql.SQL("DELETE FROM {} WHERE uid IN ({})").format(_table(things), uids))
-    fresh = [values for uid, values in wanted.items() if there.get(uid) != values]
+        hashes = sql.SQL(", ").join(map(sql.Literal, stale))
+        found.append(sql.SQL("DELETE FROM {} WHERE key_sha256 IN ({})").format(_table(things), hashes))
+    fresh = [values for one, values in wanted.items() if there.get(one) != values]
     if fresh:
         lines = (sql.SQL("({})").format(sql.SQL(", ").join(map(_value, values))) for values in fresh)
         found.append(
             sql.SQL("INSERT INTO {} ({}) VALUES {}").format(_table(things), _columns(), sql.SQL(", ").join(lines))
         )
     return Correction("access keys", (*found, notify(things.channel)), drift=False)
+
+
+def ahead(keys: Sequence[AccessKeyRow], seen: Iterable[Row]) -> dict[str, dict[int, float | None]]:
+    """AccessKeys that the table knows at a later generation than `keys`: uid -> generation -> its end."""
+    wanted: dict[str, int] = {}
+    for key in keys:
+        wanted[key.uid] = max(wanted.get(key.uid, 0), key.generation)
+    there: dict[str, dict[int, float | None]] = {}
+    for values in seen:
+        row = dict(zip(COLUMNS, values, strict=True))
+        if row["uid"] in wanted:
+            there.setdefault(row["uid"], {})[row["generation"]] = row["expires_at"]
+    return {uid: rows for uid, rows in there.items() if max(rows) > wanted[uid]}
 
 
 def _value(value: Any) -> sql.Composable:
