@@ -66,8 +66,8 @@ class DatabasePlan:
     configuration: str
     configuration_digest: str
     audit_retention_days: int
-    generation: int
-    """Of the runtime's login that is in use."""
+    logins: Logins
+    """Of the runtime's two, which may log in."""
 
     @property
     def database(self) -> str:
@@ -123,7 +123,7 @@ def plan(
         configuration=configuration.canonical(),
         configuration_digest=configuration.digest(),
         audit_retention_days=resolved.audit_retention_days,
-        generation=logins.generation,
+        logins=logins,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dev.cluster import postgres
 from tenantry.backends.postgres import Ahead, KeysAhead, PostgresBackend
-from tenantry.credentials import Logins
+from tenantry.credentials import FIRST, Logins
 from tenantry_runtime.config import AccessKeyRow, key_sha256
 from tests.integration.postgres import support
 from tests.integration.postgres.support import Tenant
@@ -134,6 +134,7 @@ async def test_a_login_whose_time_is_over_never_comes_back(backend: PostgresBack
         assert await ahead(backend, tenant) == logins
     await backend.ensure(tenant.plan(logins=Logins(2)))
     assert await ahead(backend, tenant) == Logins(2)
+    assert await ahead(backend, tenant, Logins(2, database_previous=True)) == Logins(2), "what is closed stays closed"
     for role in ("a", "b"):  # slot a has the password of generation 2 now
         with pytest.raises(psycopg.OperationalError), tenant.session(role):
             pass
@@ -141,9 +142,9 @@ async def test_a_login_whose_time_is_over_never_comes_back(backend: PostgresBack
     tenant.server.connect(tenant.things.slot("a"), password, tenant.database).close()
 
 
-async def ahead(backend: PostgresBackend, tenant: Tenant) -> Logins:
+async def ahead(backend: PostgresBackend, tenant: Tenant, logins: Logins = FIRST) -> Logins:
     with pytest.raises(Ahead) as found:
-        await backend.ensure(tenant.plan())
+        await backend.ensure(tenant.plan(logins=logins))
     return found.value.logins
 
 
@@ -209,13 +210,18 @@ async def test_a_rotated_key_has_two_rows_and_never_goes_back(backend: PostgresB
             (0, old.key_sha256, 1800000000.0),
             (1, new.key_sha256, None),
         ]
+    for back in ([old, key("other")], [key("ci", uid=old.uid)]):
+        with pytest.raises(KeysAhead):
+            await backend.sync_keys(plan, back)
     with pytest.raises(KeysAhead) as found:
-        await backend.sync_keys(plan, [old, key("other")])
+        await backend.sync_keys(plan, [old])
     assert found.value.found == {old.uid: {0: 1800000000.0, 1: None}}
     with tenant.session("a") as runtime:
         assert runtime.execute("SELECT count(*) FROM access_keys").fetchone() == (2,), "nothing was written"
     assert await backend.sync_keys(plan, [new])
     assert not await backend.sync_keys(plan, [new])
+    with pytest.raises(KeysAhead):
+        await backend.sync_keys(plan, [new, old])
     assert await backend.sync_keys(plan, []), "a deleted AccessKey takes all its rows along"
 
 

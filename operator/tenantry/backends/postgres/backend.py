@@ -255,10 +255,8 @@ class _Work:
         ):
             if name:
                 raise foreign(name)
-        if shared:
-            newest = shareds.newest(self.plan.things, shared)
-            if newest.generation > self.plan.generation:
-                raise Ahead(newest)
+        if shared and (ahead := shareds.ahead(self.plan, shared)):
+            raise Ahead(ahead)
         found = shareds.corrections(self.plan, shared) if shared else []
         members = shareds.memberships(self.plan, shared) if shared else ()
         if inside and not inside.readable:

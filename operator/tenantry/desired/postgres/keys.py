@@ -45,16 +45,20 @@ def correction(things: Things, keys: Sequence[AccessKeyRow], seen: Iterable[Row]
 
 
 def ahead(keys: Sequence[AccessKeyRow], seen: Iterable[Row]) -> dict[str, dict[int, float | None]]:
-    """AccessKeys that the table knows at a later generation than `keys`: uid -> generation -> its end."""
-    wanted: dict[str, int] = {}
+    """AccessKeys of which `keys` would bring back one whose time is over: uid -> generation in the table -> its end."""
+    wanted: dict[str, set[int]] = {}
     for key in keys:
-        wanted[key.uid] = max(wanted.get(key.uid, 0), key.generation)
+        wanted.setdefault(key.uid, set()).add(key.generation)
     there: dict[str, dict[int, float | None]] = {}
     for values in seen:
         row = dict(zip(COLUMNS, values, strict=True))
         if row["uid"] in wanted:
             there.setdefault(row["uid"], {})[row["generation"]] = row["expires_at"]
-    return {uid: rows for uid, rows in there.items() if max(rows) > wanted[uid]}
+    return {
+        uid: rows
+        for uid, rows in there.items()
+        if max(rows) > max(wanted[uid]) or (max(rows) == max(wanted[uid]) and wanted[uid] - rows.keys())
+    }
 
 
 def _value(value: Any) -> sql.Composable:

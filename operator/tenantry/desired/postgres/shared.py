@@ -12,6 +12,7 @@ from tenantry.desired.postgres.statements import Correction, Statement, comment,
 from tenantry.desired.postgres.things import CONNECT_COMMENT, CONNECT_ROLE, Things
 
 GENERATION = "generation="
+PASSWORD = "password="  # noqa: S105 - a note's name
 LONGEST_GENERATION = 9
 """Digits."""
 
@@ -145,7 +146,7 @@ def role_comment(things: Things, role: Role) -> str:
     if role.generation:
         notes.append(f"{GENERATION}{role.generation}")
     if role.login:
-        notes.append(f"password={scram.digest(role.password, role.name)}")
+        notes.append(f"{PASSWORD}{scram.digest(role.password, role.name)}")
     return " ".join(notes)
 
 
@@ -159,7 +160,7 @@ def generation(comment: str | None) -> int:
 
 
 def newest(things: Things, seen: Shared) -> Logins:
-    """The runtime's logins as the server has them: the newest generation, and whether the one before may log in."""
+    """The runtime's logins as they were last set: the newest generation, and whether the one before is accepted."""
     slots = {name: seen.roles[name] for name in map(things.slot, SLOTS) if name in seen.roles}
     current = max((generation(role.comment) for role in slots.values() if things.owns(role.comment)), default=0)
     before = slots.get(things.slot(slot(current - 1)))
@@ -167,9 +168,16 @@ def newest(things: Things, seen: Shared) -> Logins:
         current,
         database_previous=current > 0
         and before is not None
-        and "login" in before.flags
-        and generation(before.comment) == current - 1,
+        and generation(before.comment) == current - 1
+        and PASSWORD in (before.comment or ""),
     )
+
+
+def ahead(plan: DatabasePlan, seen: Shared) -> Logins | None:
+    """What the server has, where the plan would go back to a login whose time is over."""
+    has, wants = newest(plan.things, seen), plan.logins
+    reopens = wants.generation > 0 and wants.database_previous and not has.database_previous
+    return has if has.generation > wants.generation or (has.generation == wants.generation and reopens) else None
 
 
 def reset_password(things: Things, role: Role) -> Correction:

@@ -1,0 +1,368 @@
+"""One tenant's world in memory: a status, a Secret, Pods, two stores.  The operator over it is the real one.
+
+Every effect may be the last one of the operator's process (`Crash`), and after each one every Pod that runs, ending
+ones included, must still be let in with what it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import json
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from tenantry import names
+from tenantry.api import Tenant
+from tenantry.backends.kinds import TENANT
+from tenantry.backends.kubernetes import Applied
+from tenantry.backends.milvus.backend import VectorsSeen
+from tenantry.backends.postgres import Ahead
+from tenantry.backends.postgres.backend import DatabaseSeen
+from tenantry.desired import vectors
+from tenantry.desired.database import DatabasePlan
+from tenantry.desired.options import Options
+from tenantry.desired.postgres import shared
+from tenantry.desired.postgres.seen import SeenRole, Shared
+from tenantry.desired.postgres.things import Things
+from tenantry.desired.vectors import Place, VectorPlan
+from tenantry.desired.workload import CREDENTIALS_DIGEST, GRACE_SECONDS
+from tenantry.metrics import Metrics
+from tenantry.queue import Queue
+from tenantry.reconcile import Reconciler
+from tenantry.resolve import Resolved
+from tenantry.rotation import Rotations
+from tenantry.subsystems import Subsystems
+from tenantry.view import View
+from tests import samples
+
+Json = dict[str, Any]
+STALE = timedelta(seconds=90)
+"""How late a mounted Secret may be."""
+OVERLAP = timedelta(hours=1)
+REPLICAS = 2
+
+
+class Crash(BaseException):
+    """The operator's process ended here."""
+
+
+class Violation(BaseException):
+    """What must always hold does not; nothing in the operator takes it for an error of a step."""
+
+
+def demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise Violation(what)
+
+
+@dataclass
+class Pod:
+    """What it holds, and for how long it may be what it is."""
+
+    held: Json
+    template: str
+    stale_since: datetime | None = None
+    ending_since: datetime | None = None
+
+
+class World:
+    def __init__(self, rng: random.Random, tier: str) -> None:
+        self.rng = rng
+        self.now = datetime(2026, 11, 22, tzinfo=UTC)
+        made = samples.manifest("acme", tier)
+        made["metadata"] |= {
+            "uid": samples.uid("tenant/acme"), "generation": 1, "resourceVersion": "1",
+            "creationTimestamp": "2026-11-22T00:00:00Z", "annotations": {},
+        }  # fmt: skip
+        self.tenant: Json = made
+        self.backups: list[Json | None] = [None]
+        self.roles: dict[str, SeenRole] = {}
+        self.passwords: dict[str, str] = {}
+        self.users: dict[str, str] = {}
+        self.secret: Json | None = None
+        self.secret_before: Json | None = None
+        self.template = ""
+        self.generation = 0
+        self.pods: list[Pod] = []
+        self.effects_left: int | None = None
+        self.dead = False
+        self.closed: set[tuple[str, str]] = set()
+        """Logins that were accepted once and are no more."""
+
+    # -- what is always true ------------------------------------------------------------
+
+    def effect(self) -> None:
+        """Something was changed: it holds, and the process may end here."""
+        self.check()
+        if self.effects_left is not None:
+            self.effects_left -= 1
+            if self.effects_left <= 0:
+                self.dead = True
+                raise Crash
+
+    async def alive(self) -> None:
+        """Others may come first; what a process that ended had begun does not go on."""
+        await asyncio.sleep(0)
+        if self.dead:
+            raise Crash
+
+    def accepted(self) -> set[tuple[str, str]]:
+        return {(n, self.passwords[n]) for n, r in self.roles.items() if "login" in r.flags} | set(self.users.items())
+
+    def check(self) -> None:
+        accepted = self.accepted()
+        for pod in self.pods:
+            for store in ("postgres", "milvus"):
+                login = (pod.held[store]["user"], pod.held[store]["password"])
+                if login[0].startswith(("tenant_", "t_")):  # not the user of a shared collection
+                    demand(login in accepted, f"{login[0]} is refused to a Pod; stored is {self.stored()}")
+        demand(not self.closed & accepted, "a login whose time was over came back")
+
+    def stored(self) -> Json:
+        return dict(self.tenant.get("status", {}).get("credentials") or {})
+
+    def change(self, accepted_before: set[tuple[str, str]]) -> None:
+        self.closed |= accepted_before - self.accepted()
+        self.effect()
+
+    # -- what goes on beside the operator -------------------------------------------------
+
+    def live(self) -> list[Pod]:
+        return [p for p in self.pods if not p.ending_since]
+
+    def roll(self) -> None:
+        """One step of the Deployment's controller: a new Pod first, then one of the old ones begins to end."""
+        assert self.secret is not None
+        old = [p for p in self.live() if p.template != self.template]
+        if len(self.live()) <= REPLICAS and (old or len(self.live()) < REPLICAS):
+            stale = self.secret_before is not None and self.rng.random() < 0.3
+            held = self.secret_before if stale else self.secret
+            self.pods.append(Pod(dict(held or {}), self.template, self.now if stale else None))
+        elif old:
+            old[0].ending_since = self.now
+        self.check()
+
+    def restart(self) -> None:
+        """A Pod's container starts again, with the Secret as it is."""
+        assert self.secret is not None
+        pod = self.rng.choice(self.pods)
+        pod.held = dict(self.secret)
+        pod.stale_since = None
+        self.check()
+
+    def wait(self, seconds: float) -> None:
+        """No longer than what may be late is."""
+        ends = [p.ending_since + timedelta(seconds=GRACE_SECONDS) for p in self.pods if p.ending_since]
+        ends += [p.stale_since + STALE for p in self.pods if p.stale_since]
+        self.now = min([self.now + timedelta(seconds=seconds), *(e for e in ends if e > self.now)])
+        for pod in list(self.pods):
+            if pod.ending_since and self.now >= pod.ending_since + timedelta(seconds=GRACE_SECONDS):
+                self.pods.remove(pod)
+            if pod.stale_since and self.now >= pod.stale_since + STALE:
+                pod.held, pod.stale_since = dict(self.secret or {}), None
+        if not any(p.stale_since for p in self.pods):
+            self.secret_before = self.secret  # every kubelet has seen it
+        self.check()
+
+    def ask(self) -> None:
+        self.tenant["metadata"]["annotations"][names.ROTATE_ANNOTATION] = str(self.rng.random())
+
+    def back_up(self) -> None:
+        self.backups.append(copy.deepcopy(self.tenant.get("status")))
+
+    def restore(self) -> None:
+        """The status is lost, or an older one comes back."""
+        status = copy.deepcopy(self.rng.choice(self.backups))
+        self.tenant["status"] = status or {}
+
+    @property
+    def at_rest(self) -> bool:
+        rolled = len(self.live()) == REPLICAS == len(self.pods) and all(p.template == self.template for p in self.pods)
+        state = self.stored()
+        turned = not state or ("rolledOutAt" in state and "previousUntil" not in state)
+        asked = self.tenant["metadata"]["annotations"].get(names.ROTATE_ANNOTATION, "")
+        return rolled and turned and (not asked or bool(state and state.get("requested") == asked))
+
+
+class FakePostgres:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def seen(self) -> Shared:
+        return Shared("admin", self.world.roles, (), {})
+
+    async def ensure(self, plan: DatabasePlan, *, logins: bool = False) -> DatabaseSeen:
+        await self.world.alive()
+        if found := shared.ahead(plan, self.seen()):
+            raise Ahead(found)
+        world, before, created = self.world, self.world.accepted(), not self.world.roles
+        roles, passwords = {}, {}
+        for role in plan.roles:
+            flags = frozenset({"inherit", "login"} if role.login else {"inherit"})
+            comment = shared.role_comment(plan.things, role)
+            roles[role.name] = SeenRole(flags, role.connection_limit, False, comment, True, {})
+            passwords[role.name] = role.password
+        world.roles, world.passwords = roles, passwords
+        world.change(before)
+        return DatabaseSeen(plan.database, plan.things.schema, (), created, (), None, None)
+
+    async def in_use(self, things: Things, generation: int) -> bool:
+        await self.world.alive()
+        name = things.slot("ab"[generation % 2])
+        login = "login" in self.world.roles[name].flags
+        return login and any(p.held["postgres"]["user"] == name for p in self.world.pods)
+
+    async def end_sessions(self, things: Things, generation: int) -> None:
+        await self.world.alive()
+        name = things.slot("ab"[generation % 2])
+        demand(not any(p.held["postgres"]["user"] == name for p in self.world.pods), "a Pod lost its sessions")
+        self.world.effect()
+
+
+class FakeMilvus:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def place(self, resolved: Resolved) -> Place:
+        return vectors.settled(resolved) or vectors.shared_place(resolved, "shared_1")
+
+    async def ensure(self, plan: VectorPlan) -> VectorsSeen:
+        world = self.world
+        await world.alive()
+        if plan.place.partition is None and world.users.get(plan.user) != plan.password:
+            before = world.accepted()
+            world.users[plan.user] = plan.password
+            world.change(before)
+        await world.alive()
+        if plan.ended and plan.ended in world.users:
+            before = world.accepted()
+            del world.users[plan.ended]
+            world.change(before)
+        return VectorsSeen((), False)
+
+
+class FakeKubernetes:
+    """The API server: the Tenant, the runtime's Secret and its Deployment; it is its own cache."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.observed = self
+
+    def get(self, key: tuple[str, str, str]) -> Json:
+        world = self.world
+        live = world.live()
+        updated = [p for p in live if p.template == world.template]
+        return {
+            "metadata": {"generation": world.generation},
+            "status": {
+                "observedGeneration": world.generation,
+                "replicas": len(live), "updatedReplicas": len(updated), "availableReplicas": len(live),
+            },
+        }  # fmt: skip
+
+    def of_tenant(self, tenant: str) -> list[Json]:
+        return []
+
+    async def ensure(self, objects: list[Json], uid: str) -> Applied:
+        await self.world.alive()
+        for obj in objects:
+            if obj["kind"] == "Deployment":
+                template = obj["spec"]["template"]["metadata"]["annotations"][CREDENTIALS_DIGEST]
+                if template != self.world.template:
+                    self.world.template = template
+                    self.world.generation += 1
+                    self.world.effect()
+        return Applied()
+
+    async def ensure_secret(self, desired: Json, uid: str, *, first: bool = False) -> bool:
+        await self.world.alive()
+        if desired["metadata"]["name"] != "runtime":
+            return False
+        held = json.loads(base64.b64decode(desired["data"]["credentials.json"]))
+        if held == self.world.secret:
+            return False
+        self.world.secret_before, self.world.secret = self.world.secret, held
+        self.world.effect()
+        return True
+
+    async def merge(self, kind: Any, obj: Json, patch: Json, subresource: str = "") -> Json:
+        await self.world.alive()
+        assert kind is TENANT
+        changed = {k: v for k, v in patch.items() if k == "status" or not subresource}
+        changed.get("metadata", {}).pop("resourceVersion", None)
+        merge(self.world.tenant, changed)
+        version = int(self.world.tenant["metadata"]["resourceVersion"]) + 1
+        self.world.tenant["metadata"]["resourceVersion"] = str(version)
+        answer = copy.deepcopy(self.world.tenant)
+        self.world.effect()
+        return answer
+
+
+def merge(target: Json, patch: Json) -> None:
+    """RFC 7386."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            if not isinstance(target.get(key), dict):
+                target[key] = {}
+            merge(target[key], value)
+        else:
+            target[key] = value
+
+
+class FakeKeys:
+    def due(self, resolved: Resolved) -> None:
+        return None
+
+    async def sync(self, resolved: Resolved, write: Any, *, first: bool = False) -> None:
+        return None
+
+
+def operator(world: World, age: timedelta | None = None) -> Reconciler:
+    """A process of the operator that has just started."""
+    api: Any = FakeKubernetes(world)
+    region = samples.region()
+    view = View()
+    view.tiers, view.regions = samples.tiers(), {region.name: region}
+    stores = SimpleNamespace(
+        uid=region.uid, postgres=FakePostgres(world), milvus=FakeMilvus(world), provider_api_key="sk",
+        database_breaker=unbroken, vectors_breaker=unbroken,
+    )  # fmt: skip
+
+    async def get(_: Any) -> Any:
+        return stores
+
+    regions: Any = SimpleNamespace(get=get)
+    keys: Any = FakeKeys()
+    metrics = Metrics()
+    options = Options(runtime_image="runtime:test")
+    parts = Subsystems(api, regions, samples.credentials(), options, keys, metrics, 0, Rotations(age, OVERLAP))
+    events: Any = SimpleNamespace(tell=nothing)
+    made = Reconciler(view, api, parts, SimpleNamespace(), events, metrics, 300)  # type: ignore[arg-type]
+    made.queue = Queue(made, 1)
+    return made
+
+
+async def unbroken(step: Any, *_: Any) -> Any:
+    return await step()
+
+
+async def nothing(*_: Any) -> None:
+    return None
+
+
+async def reconcile(world: World, process: Reconciler) -> float | None:
+    """Raises Crash when the process ends on the way."""
+    process.view.tenants["acme"] = Tenant.model_validate(copy.deepcopy(world.tenant))
+    try:
+        return await process("acme")
+    finally:
+        for _ in range(20 if world.dead else 0):  # what it had begun beside ends with it
+            await asyncio.sleep(0)
+        world.dead = False
