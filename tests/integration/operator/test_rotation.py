@@ -1,9 +1,6 @@
 """Rotation of the runtime's logins: whatever a replica holds is accepted, and what nobody holds any more is not."""
 
-import base64
 import json
-import random
-import threading
 from typing import Any
 
 import psycopg
@@ -11,7 +8,6 @@ from pymilvus import MilvusClient
 
 from tests.integration.operator.world import GROUP, Json, World, until
 
-SEED = 20261122
 ROTATE = "tenantry.dev/rotate"
 
 
@@ -77,53 +73,6 @@ def vectors_accepted(credentials: Json) -> bool:
     return True
 
 
-class Replica(threading.Thread):
-    """One replica of a runtime: a session that stays, and new ones; replaced as its Deployment says."""
-
-    def __init__(self, world: World, tenant: str) -> None:
-        super().__init__(daemon=True)
-        self._world, self._tenant = world, tenant
-        self._client = world.plane.client()
-        self._end = threading.Event()
-        self.failures: list[str] = []
-        self.held = held(world, tenant)
-        self.used: list[str] = []
-
-    def _template(self) -> str:
-        path = f"/apis/apps/v1/namespaces/runtime-{self._tenant}/deployments/runtime"
-        found = self._client.get(path).json()
-        return str(found["spec"]["template"]["metadata"]["annotations"]["tenantry.dev/credentials-digest"])
-
-    def _mounted(self) -> Json:
-        path = f"/api/v1/namespaces/runtime-{self._tenant}/secrets/runtime"
-        return dict(json.loads(base64.b64decode(self._client.get(path).json()["data"]["credentials.json"])))
-
-    def run(self) -> None:
-        template = self._template()
-        try:
-            pool = connect(self.held)
-            while not self._end.wait(0.1):
-                connect(self.held).execute("SELECT count(*) FROM configuration").connection.close()
-                pool.execute("SELECT 1")
-                if (now := self._template()) != template:
-                    # The new Pod is there before the one before it ends.
-                    fresh = self._mounted()
-                    following = connect(fresh)
-                    self._end.wait(0.5)
-                    pool.execute("SELECT 1")
-                    pool.close()
-                    self.held, pool, template = fresh, following, now
-                    self.used.append(fresh["postgres"]["user"])
-            pool.close()
-        except Exception as error:
-            self.failures.append(f"{type(error).__name__}: {error}")
-
-    def stop(self) -> None:
-        self._end.set()
-        self.join(30)
-        assert self.failures == []
-
-
 def test_both_logins_work_until_nobody_uses_the_one_before(operator):
     world = operator
     world.tenant("turn", "enterprise")
@@ -165,59 +114,3 @@ def test_both_logins_work_until_nobody_uses_the_one_before(operator):
     assert not accepted(first)
     assert not vectors_accepted(first)
     assert world.replicas[-1].value("tenantry_drift_corrections_total", subsystem="database") == 0
-
-
-def test_killed_in_the_midst_of_rotations_no_replica_is_refused(operator):
-    world = operator
-    rng = random.Random(SEED)
-    print("seed", SEED)
-    names = ("spun", "spun-own")
-    world.tenant("spun")
-    world.tenant("spun-own", "enterprise")
-    for name in names:
-        world.ready(name)
-    first = {name: held(world, name) for name in names}
-    replicas = {name: Replica(world, name) for name in names}
-    for replica in replicas.values():
-        replica.start()
-    try:
-        for step in range(1, 4):
-            for name in names:
-                ask(world, name, str(step))
-            for _ in range(2):
-                threading.Event().wait(rng.uniform(0.05, 1.2))
-                world.replicas[-1].kill()
-                world.start()
-            for name in names:
-                until(lambda n=name, s=step: state(world, n).get("requested") == str(s), f"{name} heard {step}", 90)
-                until(lambda n=name: state(world, n).get("rolledOutAt"), f"{name} is rolled out", 90)
-                end_overlap(world, name)
-        for name in names:
-            assert state(world, name)["generation"] == 3
-            until(lambda n=name: len(replicas[n].used) >= 3, "the replica was replaced each time")
-    finally:
-        for replica in replicas.values():
-            replica.stop()
-    for name in names:
-        world.ready(name)
-        assert accepted(held(world, name))
-        assert not accepted(first[name])
-        schema = f"tenant_{name.replace('-', '_')}"
-        logins = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN (%s, %s)"
-        slots = [f"{schema}__runtime_{slot}" for slot in "ab"]
-        assert world.rows(logins, *slots) == [(slots[1],)], "generation 3 alone"
-    assert vectors_accepted(held(world, "spun-own"))
-    assert not vectors_accepted(first["spun-own"])
-
-
-def test_by_age(world: World):
-    world.start(rotate_after_days=2 / 86400)
-    try:
-        world.tenant("aged")
-        world.ready("aged")
-        until(lambda: state(world, "aged").get("generation", 0) >= 1, "the first generation is old")
-        until(lambda: state(world, "aged").get("rolledOutAt"), "and replaced")
-        assert accepted(held(world, "aged"))
-    finally:
-        world.deleted("aged")
-        world.stop()

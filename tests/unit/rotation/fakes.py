@@ -11,6 +11,7 @@ import base64
 import copy
 import json
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from tenantry.api import Tenant
 from tenantry.backends.kinds import TENANT
 from tenantry.backends.kubernetes import Applied
 from tenantry.backends.milvus.backend import VectorsSeen
+from tenantry.backends.observed import Rollout
 from tenantry.backends.postgres import Ahead
 from tenantry.backends.postgres.backend import DatabaseSeen
 from tenantry.desired import vectors
@@ -252,18 +254,12 @@ class FakeKubernetes:
     def __init__(self, world: World) -> None:
         self.world = world
         self.observed = self
+        self.changes: dict[str, int] = defaultdict(int)
 
-    def get(self, key: tuple[str, str, str]) -> Json:
-        world = self.world
-        live = world.live()
-        updated = [p for p in live if p.template == world.template]
-        return {
-            "metadata": {"generation": world.generation},
-            "status": {
-                "observedGeneration": world.generation,
-                "replicas": len(live), "updatedReplicas": len(updated), "availableReplicas": len(live),
-            },
-        }  # fmt: skip
+    def rollout(self, key: tuple[str, str, str]) -> Rollout:
+        live = self.world.live()
+        updated = [p for p in live if p.template == self.world.template]
+        return Rollout(current=True, replicas=len(live), updated=len(updated), available=len(live), failing="")
 
     def of_tenant(self, tenant: str) -> list[Json]:
         return []
