@@ -219,9 +219,14 @@ def watch_calls(ledger: Ledger) -> None:
 # -- lives ---------------------------------------------------------------------------------
 
 
-def live(folder: Path) -> int:
-    """One life; ends with the parent, however that ends."""
+def end_with_parent() -> None:
+    """However that ends: nothing of a test that was killed goes on."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def live(folder: Path) -> int:
+    """One life."""
+    end_with_parent()
     ledger = Ledger(folder, int(os.environ["MORTAL_SEED"]), int(os.environ["MORTAL_SHARE"]))
     for watch in (watch_requests, watch_statements, watch_calls):
         watch(ledger)
@@ -232,6 +237,7 @@ def main() -> int:
     """The parent: starts life after life until it is asked to end."""
     folder = Path(os.environ["MORTAL_FOLDER"])
     child, asked = 0, False
+    end_with_parent()
 
     def end(number: int, _: object) -> None:
         nonlocal asked
