@@ -167,7 +167,7 @@ class Chaos:
     # -- replicas and servers ----------------------------------------------------------------
 
     def _start(self, name: str) -> None:
-        self.replicas[name] = self.world.start(name, resync_seconds=20, TENANTRY_POD=name, TENANTRY_LEASE_SECONDS="8")
+        self.replicas[name] = self.world.start(name, resync_seconds=20, TENANTRY_POD=name, lease_seconds=10)
 
     def _tend(self) -> None:
         """What the kubelet does: a replica that has ended starts again."""

@@ -263,7 +263,7 @@ def both_passes(world: World, folder: Path, seed: int, share: int, seconds: floa
         scenario = Scenario(world, prefix, dimension, seconds, enter)
         enter("start")
         replica = world.start(
-            prefix, module=MODULE, TENANTRY_POD=prefix,
+            prefix, module=MODULE, lease_seconds=15, TENANTRY_POD=prefix,
             MORTAL_FOLDER=str(place), MORTAL_SEED=str(seed), MORTAL_SHARE=str(every),
         )  # fmt: skip
         try:
