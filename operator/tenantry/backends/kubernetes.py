@@ -151,7 +151,8 @@ class KubernetesBackend:
             if seen is None:
                 raise BackendError(Reason.RETRYING, f"{k[0]} {k[2]} vanished while it was made; it is tried again")
             self._keep(kind, seen)
-        if not owned(seen, uid):
+        # What is kept of a watched object has no field managers; its entry knows what they said.
+        if not (owned(seen, uid) or (kind.watched and entry.present and entry.owned(uid))):
             raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
         if self._note(entry, desired, seen, digest, kind):
             self.contests.held(k)
