@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from tenantry.backends.connection import ApiError, Connection
-from tenantry.backends.kinds import CHILDREN, OWN, Kind
+from tenantry.backends.kinds import CHILDREN, OWN, TENANT, Kind
 from tenantry.backends.kubernetes import PAGE, KubernetesBackend, selector
 from tenantry.backends.observed import Key, key
 from tenantry.backends.watch import Watch
@@ -39,7 +40,8 @@ class Watches:
         await self.relist()
         for child in self._children:
             await child.list()
-        for tenant in self._view.tenants:
+        unreadable = (name for kind, _, name in self._view.unreadable if kind == TENANT.kind)
+        for tenant in (*self._view.tenants, *unreadable):
             self._queue.add(tenant, calm=True)
 
     async def relist(self) -> None:
@@ -115,8 +117,36 @@ class Ended(Exception):
     """kopf was told to end, by SIGTERM or SIGINT, for which it installs its own handlers."""
 
 
-async def watch(watches: Watches, connection: Connection, identity: str) -> None:
-    """Watch until cancelled; raises Ended when the process was told to end."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+
+
+async def watch(watches: Watches, connection: Connection, identity: str, on_failure: Callable[[], None]) -> None:
+    """Watch until cancelled; raises Ended when the process was told to end.
+
+    A watch that ends with an error that kopf does not try again ends all of them: then they begin anew, after a list.
+    `on_failure` is called each time, for then the signals are no longer kopf's.
+    """
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        began = time.monotonic()
+        try:
+            await _watch(watches, connection, identity)
+        except Exception as error:
+            on_failure()
+            # Without the trace: what failed is what the API server answered.
+            logger.warning("The watches failed (%s: %s) and begin anew", type(error).__name__, str(error)[:300])
+        else:
+            raise Ended
+        if time.monotonic() - began > 2 * LONGEST_PAUSE_SECONDS:
+            pause = FIRST_PAUSE_SECONDS
+        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+        pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+        await _relist(watches)
+
+
+async def _watch(watches: Watches, connection: Connection, identity: str) -> None:
+    """Returns when the process was told to end."""
     registry = watches.registry()
 
     @kopf.on.login(registry=registry)
@@ -131,14 +161,17 @@ async def watch(watches: Watches, connection: Connection, identity: str) -> None
         standalone=True,
         clusterwide=True,
     )
-    raise Ended
 
 
 async def resync(watches: Watches, seconds: float) -> None:
     """List our own kinds anew, for ever."""
     while True:
         await asyncio.sleep(seconds)
-        try:
-            await watches.relist()
-        except ApiError as error:
-            logger.warning("Our own kinds can't be listed: %s", error.message)
+        await _relist(watches)
+
+
+async def _relist(watches: Watches) -> None:
+    try:
+        await watches.relist()
+    except ApiError as error:
+        logger.warning("Our own kinds can't be listed: %s", error.message)

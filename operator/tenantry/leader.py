@@ -1,8 +1,8 @@
-"""One leader among the replicas, by a Lease.  A leader that can't renew in time stops at once.
+"""One leader among the replicas, by a Lease.  A leader that can't renew in time writes nothing more.
 
-With a Lease of 10 s (the default): the leader renews every 2 s; 6.7 s after its last renewal it neither leads nor
-writes; a standby that has seen no renewal for 10 s takes over, so at most 12 s after the leader was killed, since its
-last look may have been 2 s before that.
+With a Lease of 10 s (the default): the leader renews every 2 s; 8 s after its last renewal its fence is shut, so that
+it writes nothing, and after 10 s it no longer leads; a standby that has seen no renewal for 10 s takes over, so at most
+12 s after the leader was killed, since it looks every 2 s.
 """
 
 import asyncio
@@ -75,9 +75,8 @@ class Leader:
         pause = self._seconds / 5
         while True:
             await asyncio.sleep(pause)
-            left = self._renewed + self._lasts - clock()
             try:
-                async with asyncio.timeout(min(self._seconds / 3, max(left, self._seconds / 10))):
+                async with asyncio.timeout(self._seconds / 3):
                     lease = await self._get()
                     if lease is not None and lease["spec"].get("holderIdentity") != self._identity:
                         self._fence.shut()
@@ -85,15 +84,12 @@ class Leader:
                     await self._write(lease, lease["spec"] if lease else {})
                 pause = self._seconds / 5
             except (ApiError, TimeoutError) as error:
-                if clock() - self._renewed > self._lasts:
+                # With the fence shut there is no hurry: nobody may have taken it.
+                if clock() - self._renewed > self._seconds:
                     self._fence.shut()
-                    raise LostLeadership(f"the Lease could not be renewed: {error}") from None
+                    said = str(error) or "no answer in time"
+                    raise LostLeadership(f"the Lease could not be renewed: {said}") from None
                 pause = self._seconds / 10
-
-    @property
-    def _lasts(self) -> float:
-        """The others wait for the whole duration; end well before them."""
-        return self._seconds * 2 / 3
 
     async def release(self) -> None:
         """Let another replica lead at once."""
@@ -135,7 +131,8 @@ class Leader:
         else:
             await self._replace(lease, spec)
         self._renewed = started
-        self._fence.open_until(started + self._lasts)
+        # The others wait for the whole duration; what is on its way then shall have arrived.
+        self._fence.open_until(started + self._seconds * 4 / 5)
 
     async def _replace(self, lease: Json, spec: Json) -> None:
         version = lease["metadata"]["resourceVersion"]

@@ -14,7 +14,7 @@ from tenantry.api.conditions import Type
 from tenantry.api.tenant import Pinned, RotatedCredentials
 from tenantry.backends.connection import ApiError, Json
 from tenantry.backends.errors import BackendError
-from tenantry.backends.kinds import TENANT
+from tenantry.backends.kinds import REGION, TENANT, TIER
 from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.deletion import Deletion
 from tenantry.events import Events
@@ -23,8 +23,8 @@ from tenantry.queue import Queue
 from tenantry.resolve import Problem, Resolved, resolve
 from tenantry.status import Report
 from tenantry.subsystems import Subsystems, Work, failed
-from tenantry.view import View
-from tenantry_runtime.prompt import PromptError, check
+from tenantry.view import Unreadable, View
+from tenantry_runtime.prompt import PromptError, try_out
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ STALLED_SECONDS = 30
 """How soon a stalled tenant is looked at again: what a person mends outside of Kubernetes sends no event."""
 
 DELETING_SECONDS = 2
+
+REAPPLY = "it was stored before the schema had its rules, or by another version; correct the field and apply it again"
 
 PASSING = frozenset({Reason.ROLLING_OUT, Reason.WAITING})
 PASSING_SECONDS = 2.0
@@ -57,7 +59,8 @@ class Reconciler:
         self.metrics = metrics
         self.resync_seconds = resync_seconds
         self.queue: Queue | None = None
-        self._templates: dict[str, str] = {}
+        self._prompts: dict[tuple[str, str, str, str], str] = {}
+        """What is wrong with a template for a name, a tier and instructions; empty if nothing is."""
         self._spend: dict[str, float] = {}
         self._passing: dict[str, float] = {}
         """UID -> since when (monotonic) it waits for what passes, or was last said to."""
@@ -67,10 +70,12 @@ class Reconciler:
         log.tenant.set(name)
         log.reconcile_id.set(uuid.uuid4().hex[:12])
         tenant = self.view.tenants.get(name)
+        assert self.queue is not None
         if tenant is None:
             self.metrics.conditions.pop(name, None)
+            if stored := self.view.unreadable.get((TENANT.kind, "", name)):
+                return await self._say_unreadable(name, stored)
             return None
-        assert self.queue is not None
         with self.metrics.reconcile_seconds.time():
             try:
                 if tenant.metadata.deletion_timestamp:
@@ -90,7 +95,7 @@ class Reconciler:
         if isinstance(found, Resolved):
             found = self._prompt(found) or found
         if not isinstance(found, Resolved):
-            report.problems = found
+            report.problems = tuple(self._explained(problem, tenant) for problem in found)
             return await self._finish(tenant, report)
         report.resolved = found
         work = Work(
@@ -107,17 +112,52 @@ class Reconciler:
         report.resolved = work.resolved
         return await self._finish(tenant, report)
 
+    def _explained(self, problem: Problem, tenant: Tenant) -> Problem:
+        """A tier or a region that is there, and can't be read, is not one that does not exist."""
+        pinned = tenant.pinned
+        kind, name = {
+            Reason.UNKNOWN_TIER: (TIER.kind, tenant.spec.tier),
+            Reason.UNKNOWN_REGION: (REGION.kind, (pinned.region if pinned else tenant.spec.region) or ""),
+        }.get(problem.reason, ("", ""))
+        stored = self.view.unreadable.get((kind, "", name))
+        if stored is None:
+            return problem
+        return Problem(problem.reason, f"{kind} {name!r} can't be read ({stored.message}); {REAPPLY}")
+
+    async def _say_unreadable(self, name: str, stored: Unreadable) -> float | None:
+        """What was provisioned is left as it is, and a deletion waits too: nobody knows what is asked for."""
+        report = Report(
+            problems=(Problem(Reason.INVALID_SPEC, f"The stored Tenant can't be read ({stored.message}); {REAPPLY}"),)
+        )
+        made = statuses.conditions(report, stored.conditions, stored.generation, datetime.now(UTC))
+        before = [c.model_dump(mode="json", by_alias=True, exclude_none=True) for c in stored.conditions]
+        told = {c["type"]: (c["reason"], c["message"], c["observedGeneration"]) for c in made}
+        if told == {c["type"]: (c["reason"], c["message"], c.get("observedGeneration", 0)) for c in before}:
+            return None
+        assert self.queue is not None
+        try:
+            who: Json = {"metadata": {"name": name, "uid": stored.uid}}
+            answer = await self.kubernetes.merge(TENANT, who, {"status": {"conditions": made}}, "status")
+        except ApiError as error:
+            logger.warning("That the Tenant can't be read could not be said: %s", error.message)
+            return self.queue.backoff(name)
+        self.view.put(TENANT, answer)
+        self.metrics.reconciles.labels("stalled").inc()
+        self.queue.succeeded(name)
+        return None
+
     def _prompt(self, resolved: Resolved) -> tuple[Problem, ...] | None:
         """The template is tried before it is handed on: a bad one leaves the old prompt serving."""
-        if resolved.template not in self._templates:
-            if len(self._templates) > 1000:
-                self._templates.clear()
+        prompt = (resolved.template, resolved.display_name, resolved.tier, resolved.custom_instructions)
+        if prompt not in self._prompts:
+            if len(self._prompts) > 1000:
+                self._prompts.clear()
             try:
-                check(resolved.template)
-                self._templates[resolved.template] = ""
+                try_out(*prompt)
+                self._prompts[prompt] = ""
             except PromptError as error:
-                self._templates[resolved.template] = str(error)
-        if message := self._templates[resolved.template]:
+                self._prompts[prompt] = str(error)
+        if message := self._prompts[prompt]:
             return (Problem(Reason.INVALID_TEMPLATE, f"The system prompt template can't be used: {message}"),)
         return None
 

@@ -102,10 +102,13 @@ def choose_region(tenant: Tenant, regions: dict[str, DataRegion]) -> DataRegion 
     if wanted:
         region = regions.get(wanted)
         if region is None:
-            return Problem(
-                Reason.UNKNOWN_REGION,
-                f"DataRegion {wanted!r} does not exist; create it or change spec.region",
+            what = (
+                f"DataRegion {wanted!r}, which holds this tenant's data, does not exist; create it again. Nothing is "
+                "removed, and what runs goes on as it was"
+                if pinned
+                else f"DataRegion {wanted!r} does not exist; create it or change spec.region"
             )
+            return Problem(Reason.UNKNOWN_REGION, what)
     else:
         fitting = [r for r in regions.values() if residency in (None, r.spec.jurisdiction)]
         if residency is None:

@@ -117,7 +117,7 @@ class Operator:
         logger.info("%d tenants are there", len(self.view.tenants))
         self.metrics.leader.set(1)
         async with asyncio.TaskGroup() as group:
-            group.create_task(watch(watches, self.connection, self.identity))
+            group.create_task(watch(watches, self.connection, self.identity, self.on_signals))
             group.create_task(watches.run())
             group.create_task(resync(watches, settings.resync_seconds))
             group.create_task(keep_purging(self.view, self.regions, self.metrics, settings.resync_seconds))

@@ -357,9 +357,9 @@ class Subsystems:
 
     def _waits(self, work: Work, for_what: list[Type]) -> Outcome:
         """Not touched now: a runtime that is there goes on serving."""
-        seen = next((c for c in _conditions(work.tenant) if c.type == Type.RUNTIME and c.status == "True"), None)
+        seen = self.kubernetes.observed.rollout(("Deployment", work.resolved.runtime_namespace, "runtime"))
         text = f"Waits for {', '.join(for_what)}"
-        if seen:
+        if seen and seen.available:
             text += "; the replicas that are there go on"
         return Outcome(Type.RUNTIME, "False", Reason.WAITING, text)
 

@@ -1,14 +1,17 @@
 """The resources of our group as the watches last said them."""
 
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from tenantry import names
 from tenantry.api import AccessKey, DataRegion, Resource, Tenant, TenantTier
+from tenantry.api.base import Condition
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER, Kind
 from tenantry.backends.observed import Key, key
 
@@ -24,6 +27,17 @@ _MODELS: dict[str, type[Resource]] = {
 }
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """What is stored in a form that our models don't take: from before the schema had its rules, or a newer one's."""
+
+    uid: str
+    generation: int
+    message: str
+    """The field, and what is wrong with it."""
+    conditions: tuple[Condition, ...]
+
+
 class View:
     """`put` and `drop` say which tenants must be looked at again."""
 
@@ -33,6 +47,8 @@ class View:
         self.regions: dict[str, DataRegion] = {}
         self.keys: dict[str, dict[str, AccessKey]] = defaultdict(dict)
         """By namespace and name."""
+        self.unreadable: dict[Key, Unreadable] = {}
+        """What is here is nowhere else."""
         self._digests: dict[Key, tuple[int, int]] = {}
         self._versions: dict[Key, int] = {}
         """Also of what was deleted: late news do not bring it back."""
@@ -46,14 +62,17 @@ class View:
             return set()  # our own write's echo, or old news
         digest = _digest(obj, meta)
         fresh = self._digests.get(where) != digest
-        try:
-            model = _MODELS[kind.kind].model_validate(obj)
-        except ValidationError as error:
-            # Stored before the schema had its rules, or by a newer version: named, never a crash.
-            logger.error("%s %s is not understood: %s", kind.kind, meta["name"], error.errors()[0]["msg"])
-            return set()
         self._digests[where] = digest
         self._versions[where] = version
+        model = _read(kind, obj)
+        if isinstance(model, Unreadable):
+            if fresh:
+                logger.error("%s %s is not understood: %s", kind.kind, meta["name"], model.message)
+            concerned = self.concerned(kind, meta)
+            self._take_out(kind, where)
+            self.unreadable[where] = model
+            return concerned if fresh else set()
+        self.unreadable.pop(where, None)
         if isinstance(model, Tenant):
             self.tenants[model.name] = model
         elif isinstance(model, TenantTier):
@@ -91,6 +110,12 @@ class View:
         self._versions[where] = max(version, self._versions[where])
         if len(self._versions) > len(self._digests) + MOST_GONE:
             self._versions = {w: v for w, v in self._versions.items() if w in self._digests}
+        self._take_out(kind, where)
+        return concerned
+
+    def _take_out(self, kind: Kind, where: Key) -> None:
+        _, namespace, name = where
+        self.unreadable.pop(where, None)
         if kind is TENANT:
             self.tenants.pop(name, None)
         elif kind is TIER:
@@ -101,7 +126,6 @@ class View:
             self.keys[namespace].pop(name, None)
             if not self.keys[namespace]:
                 del self.keys[namespace]
-        return concerned
 
     def concerned(self, kind: Kind, meta: Json) -> set[str]:
         name = meta["name"]
@@ -120,6 +144,38 @@ class View:
             return ""
         name = namespace.removeprefix("tenant-").split("--")[0]
         return name if name in self.tenants else ""
+
+
+def _read(kind: Kind, obj: Json) -> Resource | Unreadable:
+    model, meta = _MODELS[kind.kind], obj["metadata"]
+    try:
+        return model.model_validate(obj)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+    if problem["loc"][:1] == ("status",):
+        # Only we write it: what is readable of it is kept, such as what was pinned, and the rest is written anew.
+        status = obj["status"] if isinstance(obj["status"], dict) else {}
+        kept = {}
+        for name, value in status.items():
+            with contextlib.suppress(ValidationError):
+                model.model_validate({**obj, "status": {name: value}})
+                kept[name] = value
+        with contextlib.suppress(ValidationError):
+            return model.model_validate({**obj, "status": kept})
+    conditions = []
+    for stored in _conditions(obj):
+        with contextlib.suppress(ValidationError):
+            conditions.append(Condition.model_validate(stored))
+    where = ".".join(str(part) for part in problem["loc"])
+    return Unreadable(
+        str(meta.get("uid", "")), int(meta.get("generation", 0)), f"{where}: {problem['msg']}", tuple(conditions)
+    )
+
+
+def _conditions(obj: Json) -> list[Any]:
+    status = obj.get("status")
+    found = status.get("conditions") if isinstance(status, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _number(meta: Json) -> int:

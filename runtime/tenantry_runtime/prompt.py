@@ -71,8 +71,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def check(template: str) -> None:
-    """Raise `PromptError` for a template that can't be used; the operator asks before it takes one over."""
+    """Raise `PromptError` for a template that can't be used, whatever it is told."""
     render(template, dict.fromkeys(VARIABLES, "x"))
+
+
+def try_out(template: str, display_name: str, tier: str, custom_instructions: str) -> None:
+    """Raise `PromptError` if this tenant's prompt can't be made; the operator asks before it hands one on."""
+    check(template)
+    values = {"tenantName": _one_line(display_name), "tenantTier": tier, "customInstructions": custom_instructions}
+    render(template, values)
 
 
 def render(template: str, values: Mapping[str, str]) -> str:
@@ -88,8 +95,11 @@ def render(template: str, values: Mapping[str, str]) -> str:
         raise
     except TemplateError as error:
         raise PromptError(f"the prompt template is no valid template: {error}") from None
-    except RecursionError:
+    except (RecursionError, MemoryError, IndentationError):
         raise PromptError("the prompt template is nested too deeply: flatten it") from None
+    except Exception as error:
+        # Jinja2 passes on what its filters, Python's compiler and comparisons say: 'a' < 1, a filter's wrong argument.
+        raise PromptError(f"the prompt template can't be rendered ({str(error)[:200]})") from None
     if len(rendered) > MAX_RENDERED:
         raise PromptError(
             f"the prompt template makes a text of {len(rendered)} characters: shorten it to {MAX_RENDERED}"

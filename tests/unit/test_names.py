@@ -3,10 +3,11 @@
 import re
 import uuid
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tenantry import names
+from tenantry.desired import vectors
 from tenantry.desired.postgres.things import Things
 from tests import samples, strategies
 
@@ -49,6 +50,48 @@ def test_no_two_tenants_meet(one: str, other: str, suffix: str) -> None:
     assume(one != other)
     assert not made(one) & made(other)
     assert names.workload_namespace(one, suffix) not in made(other)
+
+
+def everything(tenant: str, uid: str, suffixes: set[str]) -> dict[str, set[str]]:
+    """Every name that a tenant's things carry, by what they must be unique among."""
+    things = Things(tenant, uid)
+    return {
+        "namespaces": {
+            names.runtime_namespace(tenant),
+            *(names.workload_namespace(tenant, suffix) for suffix in {"", *suffixes}),
+        },
+        "schemas": {*things.schemas, *things.retained},
+        "databases": {things.database, things.retained_database},
+        "roles": set(things.roles),
+        "channels": {things.channel},
+        "milvus": {vectors.own_name(uid), vectors.own_role(uid), *vectors.own_users(uid)},
+    }
+
+
+RELATED = st.tuples(TENANTS, st.sampled_from(["", "-a", "-b", "-owner", "-runtime", "-runtime-a", "-dev", "-0"])).map(
+    lambda t: t[0][: names.LONGEST_TENANT - len(t[1])].strip("-") + t[1]
+)
+"""Names that look like another's things."""
+
+
+@given(st.lists(RELATED | TENANTS, min_size=2, max_size=6, unique=True), st.sets(SUFFIXES, max_size=3), st.uuids())
+@settings(max_examples=100)
+def test_no_two_tenants_share_any_name(tenants: list[str], suffixes: set[str], first: uuid.UUID) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for tenant in tenants:
+        uid = str(uuid.uuid5(first, tenant))
+        for kind, made in everything(tenant, uid, suffixes).items():
+            for name in made:
+                assert seen.setdefault((kind, name), tenant) == tenant, f"{kind}: {name}"
+
+
+def test_a_name_given_again_shares_only_what_its_predecessor_no_longer_has() -> None:
+    """Deleted and made again at once: by name in Kubernetes and PostgreSQL, where the UID in each thing decides."""
+    old, new = (everything("acme", samples.uid(n), {"dev"}) for n in ("first", "second"))
+    assert not old["milvus"] & new["milvus"]
+    assert not old["channels"] & new["channels"]
+    assert old["schemas"] & new["schemas"] == {"tenant_acme", "tenant_acme__runtime"}
+    assert old["databases"] & new["databases"] == {"tenant_acme"}
 
 
 def test_near_names_do_not_meet() -> None:

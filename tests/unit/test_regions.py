@@ -68,6 +68,15 @@ def test_the_pinned_region_goes_first() -> None:
     assert found.name == "us-a"
 
 
+def test_a_region_that_is_gone_takes_nothing_along() -> None:
+    """It was deleted while in use: nobody is told to choose another, which has none of the data."""
+    found = choose_region(samples.tenant(status={"pinned": PINNED}), {"eu": WORLD["eu"]})
+    assert isinstance(found, Problem)
+    assert found.reason == Reason.UNKNOWN_REGION
+    assert "create it again" in found.message
+    assert "spec.region" not in found.message
+
+
 @pytest.mark.parametrize(
     ("spec", "world", "reason", "words"),
     [

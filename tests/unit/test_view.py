@@ -85,5 +85,54 @@ def test_what_is_not_understood_is_named_and_harms_nobody(caplog):
     view = View()
     broken = tenant("acme")
     broken["spec"]["namespaces"] = "no list"
-    assert view.put(TENANT, broken) == set()
+    assert view.put(TENANT, broken) == {"acme"}
     assert "acme" in caplog.text
+    assert not view.tenants
+
+
+def test_what_can_not_be_read_is_kept_apart_and_named_once():
+    view = View()
+    view.put(TENANT, tenant("beside"))
+    view.put(TENANT, tenant("acme"))
+    bad = tenant("acme", version=2)
+    bad["spec"]["ai"] = {"temperature": "warm"}
+    assert view.put(TENANT, bad) == {"acme"}
+    assert view.put(TENANT, bad) == set()
+    stored = view.unreadable[TENANT.kind, "", "acme"]
+    assert "spec.ai.temperature" in stored.message
+    assert "warm" not in stored.message
+    assert "acme" not in view.tenants, "what it was before is not what is asked for now"
+    assert "beside" in view.tenants
+    assert view.put(TENANT, tenant("acme", version=3)) == {"acme"}
+    assert not view.unreadable
+    view.put(TENANT, {**bad, "metadata": {**bad["metadata"], "resourceVersion": "4"}})
+    assert view.missing(TENANT, {(TENANT.kind, "", "beside")}, 10) == {"acme"}
+    assert not view.unreadable
+
+
+def test_a_status_that_can_not_be_read_is_written_anew():
+    view = View()
+    pinned = {
+        "region": "main", "databaseIsolation": "Schema", "vectorIsolation": "Partition",
+        "embeddingModel": "m", "dimension": 8, "metric": "COSINE",
+    }  # fmt: skip
+    assert view.put(TENANT, {**tenant(), "status": {"conditions": "all well", "pinned": pinned}}) == {"acme"}
+    status = view.tenants["acme"].status
+    assert status is not None
+    assert status.pinned is not None
+    assert status.pinned.region == "main"
+    for status in ("lost", {"pinned": 7, "conditions": [{"type": 5}]}):
+        view = View()
+        assert view.put(TENANT, {**tenant(), "status": status}) == {"acme"}
+        assert view.tenants["acme"].pinned is None
+
+
+def test_a_tier_that_can_not_be_read_concerns_its_tenants():
+    view = View()
+    view.put(TENANT, tenant())
+    good = samples.tier_manifest("free")["spec"]
+    view.put(TIER, named(TIER, "free", good))
+    assert view.put(TIER, named(TIER, "free", {**good, "quota": "much"}, version=2)) == {"acme"}
+    assert "free" not in view.tiers
+    assert view.put(TIER, named(TIER, "free", good, version=3)) == {"acme"}
+    assert "free" in view.tiers

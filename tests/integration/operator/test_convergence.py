@@ -32,25 +32,6 @@ def first(world: World, plural: str) -> str:
     return str(items[0]["metadata"]["name"]) if items else ""
 
 
-def test_without_postgresql_the_rest_goes_on_and_it_heals(operator):
-    world = operator
-    world.tenant("before")
-    world.ready("before")
-    world.postgres.stop()
-    try:
-        uid = world.tenant("during")
-        message = world.says("during", "DatabaseUnavailable", "DatabaseReady", 60)
-        assert "password" not in message.lower() or "only-for-this-test" not in message
-        until(lambda: world.condition("during", "VectorsReady").get("status") == "True", "vectors go on", 30)
-        assert world.condition("during", "NamespacesReady")["status"] == "True"
-        assert world.condition("during", "Stalled")["status"] == "False"
-        assert world.places(uid)
-    finally:
-        world.postgres.start()
-    world.ready("during", 120)
-    world.ready("before", 60)
-
-
 def test_killed_at_random_moments_everything_still_converges(operator):
     world = operator
     rng = random.Random(SEED)
@@ -119,49 +100,3 @@ def test_the_scan_finds_what_nobody_owns(operator):
                 client.release_partitions(shared, [partition])
                 client.drop_partition(shared, partition)
     assert "only-for-this-test" not in said
-
-
-def test_of_two_replicas_one_works_and_the_other_takes_over(operator):
-    world = operator
-    leader = world.replicas[-1]
-    world.tenant("handed")
-    world.ready("handed")
-    standby = world.start("standby")
-    until(lambda: metrics_answer(standby), "the standby serves its probes", 30)
-    assert standby.value("tenantry_leader") == 0
-    leader.kill()
-    started = time.monotonic()
-    world.change("handed", ai={"customInstructions": "after"})
-    until(lambda: standby.value("tenantry_leader") == 1, "the standby leads", 15)
-    assert time.monotonic() - started <= 15
-    world.ready("handed")
-
-
-def metrics_answer(replica) -> bool:
-    try:
-        replica.value("tenantry_leader")
-    except Exception:
-        return False
-    return True
-
-
-def test_one_region_that_is_away_slows_nobody_elsewhere(operator):
-    world = operator
-    from tests.integration.operator.world import region
-
-    login = {**region(world, "gone")["spec"]["postgres"], "host": "127.0.0.1", "port": 1}
-    world.create(f"{GROUP}/dataregions", region(world, "gone", default=False, postgres=login))
-    try:
-        for number in range(20):
-            world.tenant(f"lost-{number}", region="gone")
-        world.says("lost-19", "DatabaseUnavailable", "DatabaseReady", 60)
-        started = time.monotonic()
-        world.tenant("fine")
-        world.ready("fine", 30)
-        assert time.monotonic() - started < 15, "a user would wonder"
-    finally:
-        # Nothing was made in a PostgreSQL that never answered; the region gets a real one so that this can be seen.
-        whole = region(world, "gone", default=False)["spec"]
-        world.patch(f"{GROUP}/dataregions/gone", {"spec": {"postgres": whole["postgres"]}})
-        world.deleted("fine", *(f"lost-{n}" for n in range(20)), seconds=150)
-        world.remove(f"{GROUP}/dataregions/gone")

@@ -1,9 +1,10 @@
 """The system prompt: which templates are taken, what always comes last, and that documents stay data."""
 
+import contextlib
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantry_runtime.config import Prompt
@@ -17,6 +18,7 @@ from tenantry_runtime.prompt import (
     guard,
     instructions,
     system_prompt,
+    try_out,
 )
 
 from .configuration import configuration
@@ -57,6 +59,27 @@ def test_templates_that_are_taken(template: str) -> None:
         ("{% if tenantName %}", "no valid template"),
         ("x" * (MAX_TEMPLATE + 1), "shorten it"),
         ("{{ " + "(" * 4000 + "tenantName" + ")" * 4000 + " }}", "nested too deeply"),
+        ("{% if tenantName %}" * 110 + "x" + "{% endif %}" * 110, "nested too deeply"),
+        ("{{ tenantName " + "| upper" * 2000 + " }}", "nested too deeply"),
+        ("{{ " + "'a' if tenantName else " * 700 + "'b' }}", "nested too deeply"),
+        ("{{ 1" + "0" * 16000 + " }}", "can't be rendered"),
+        ("{{ tenantName > 5 }}", "can't be rendered"),
+        ("{{ tenantName in 5 }}", "can't be rendered"),
+        ("{{ tenantName | trim(5) }}", "can't be rendered"),
+        ("{{ tenantName | default(1, 2, 3, 4) }}", "can't be rendered"),
+        ("{{ tenantName | default(**tenantName) }}", "can't be rendered"),
+        ("{{ tenantName is eq }}", "can't be rendered"),
+        ("{% for i in range(10**9) %}{% for j in range(10**9) %}x{% endfor %}{% endfor %}", "not allowed"),
+        ("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "not allowed"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "not allowed"),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "not allowed"),
+        ("{{ self._TemplateReference__context }}", "not allowed"),
+        ("{{ lipsum() }}", "not allowed"),
+        ("{% import 'os' as os %}", "not allowed"),
+        ("{% call x() %}{% endcall %}", "not allowed"),
+        ("{{ 'x' | attr('__class__') }}", "filter attr is not allowed"),
+        ("{{ '%999999999d' % 1 }}", "mod is not allowed"),
+        ("{{ '{:>999999999}'.format(1) }}", "not allowed"),
     ],
 )
 def test_templates_that_are_refused_at_once(template: str, part: str) -> None:
@@ -66,10 +89,37 @@ def test_templates_that_are_refused_at_once(template: str, part: str) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_a_text_that_grows_too_long_is_refused() -> None:
-    settings = Prompt(template="{{ customInstructions }}" * 600, custom_instructions="long " * 100)
+PIECES = st.sampled_from(
+    [
+        "{{ ", " }}", "{% if ", " %}", "{% endif %}", "{% else %}", "{% elif ", "{% for x in ", "{% endfor %}", "{#",
+        "#}", "tenantName", "customInstructions", "'text'", "1", "1e999", "-1", "none", " ~ ", " == ", " < ", " in ",
+        " not ", " and ", " if ", " else ", " is ", "defined", "eq", "|", "upper", "default", "trim", "(", ")", "[",
+        "]", ",", ".", "*", "**", "range(9)", "\\", "\n", "%", "{", "\x00", "\U0001f600",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=25).map("".join), st.text(max_size=20))
+@settings(max_examples=400)
+def test_whatever_a_template_says_it_is_taken_or_refused_in_words(template: str, custom: str) -> None:
+    with contextlib.suppress(PromptError):
+        try_out(template, "Acme", "pro", custom)
+
+
+def test_what_only_fails_with_the_tenants_own_values_is_found_before_it_is_handed_on() -> None:
+    template = "{% if tenantTier == 'pro' %}{{ tenantName > 5 }}{% endif %}"
+    check(template)
+    try_out(template, "Acme", "free", "")
+    with pytest.raises(PromptError, match="can't be rendered"):
+        try_out(template, "Acme", "pro", "")
     with pytest.raises(PromptError, match="shorten"):
-        instructions(configuration(prompt=settings))
+        try_out("{{ customInstructions }}" * 600, "Acme", "free", "long " * 100)
+
+
+def test_a_text_that_grows_too_long_is_refused() -> None:
+    prompt = Prompt(template="{{ customInstructions }}" * 600, custom_instructions="long " * 100)
+    with pytest.raises(PromptError, match="shorten"):
+        instructions(configuration(prompt=prompt))
 
 
 def test_the_prompt_names_tenant_and_tier_and_ends_with_the_guard() -> None:
