@@ -207,3 +207,10 @@ def test_lost_labels_and_annotations_are_differences():
     desired = {"metadata": {"labels": {"a": "1"}, "annotations": {"b": "2"}}}
     assert not holds(desired, {"metadata": {"labels": {"a": "2"}, "annotations": {"b": "2"}}}, exact=False)
     assert not holds(desired, {"metadata": {"labels": {"a": "1"}}}, exact=False)
+
+
+def test_a_selector_holds_nothing_more():
+    desired = {"metadata": {}, "spec": {"selector": {"app": "runtime"}}}
+    assert holds(desired, {"metadata": {}, "spec": {"selector": {"app": "runtime"}, "clusterIP": "10.0.0.1"}}, False)
+    more = {"app": "runtime", "also": "this"}
+    assert not holds(desired, {"metadata": {}, "spec": {"selector": more}}, False)

@@ -24,9 +24,13 @@ def holds(desired: Json, seen: Json, exact: bool) -> bool:
 
 
 def _within(want: Any, have: Any) -> bool:
-    """Maps may hold more than is wanted; lists must hold as many, in order, each one within."""
+    """Maps may hold more than is wanted, but for selectors, which then select less; lists must hold as many, in
+    order, each one within.
+    """
     if isinstance(want, dict):
-        return isinstance(have, dict) and all(key in have and _within(value, have[key]) for key, value in want.items())
+        return isinstance(have, dict) and all(
+            key in have and (_same if key == "selector" else _within)(value, have[key]) for key, value in want.items()
+        )
     if isinstance(want, list):
         return isinstance(have, list) and len(want) == len(have) and all(map(_within, want, have))
     return _equal(want, have)

@@ -192,19 +192,9 @@ class KubernetesBackend:
         body = {**desired, "metadata": {**desired["metadata"], "uid": seen["metadata"]["uid"]}}
         try:
             now = await self.apply(kind, body)
-            if kind.exact and not holds(desired, now, True):
+            if not holds(desired, now, kind.exact) and (fields := _whole(kind, desired, now)):
                 # Server-side apply leaves what another manager added: take it out.
-                patch = [
-                    {"op": "test", "path": "/metadata/uid", "value": now["metadata"]["uid"]},
-                    *(
-                        {
-                            "op": "add" if field in desired else "remove",
-                            "path": f"/{field}",
-                            "value": desired.get(field),
-                        }
-                        for field in sorted({*desired, *now} - {"metadata", "status", "apiVersion", "kind"})
-                    ),
-                ]
+                patch = [{"op": "test", "path": "/metadata/uid", "value": now["metadata"]["uid"]}, *fields]
                 now = await self._patch("patch", kind, desired["metadata"], patch, JSON_PATCH)
             self._note(entry, desired, now, digest, kind)
         except ApiError as error:
@@ -313,6 +303,18 @@ class KubernetesBackend:
     def forget(self, tenant: str) -> None:
         """A tenant ends."""
         self.contests.forget(self.observed.forget(tenant))
+
+
+def _whole(kind: Kind, desired: Json, now: Json) -> list[Json]:
+    """The steps of a JSON patch that leave nothing of others' in what must be exactly as we say."""
+    if kind.exact:
+        return [
+            {"op": "add" if field in desired else "remove", "path": f"/{field}", "value": desired.get(field)}
+            for field in sorted({*desired, *now} - {"metadata", "status", "apiVersion", "kind"})
+        ]
+    if kind.kind == "Service":
+        return [{"op": "add", "path": "/spec/selector", "value": desired["spec"]["selector"]}]
+    return []
 
 
 def explained(error: ApiError, obj: Json) -> Exception:
