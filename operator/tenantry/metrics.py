@@ -8,11 +8,14 @@ from prometheus_client.registry import Collector
 
 from tenantry.api.base import Condition
 
+Told = tuple[tuple[str, str, str], ...]
+"""Type, status and reason of each condition."""
+
 
 class _Conditions(Collector):
     """One series per tenant and condition: a label that changes leaves no old series behind."""
 
-    def __init__(self, current: Mapping[str, tuple[Condition, ...]]) -> None:
+    def __init__(self, current: Mapping[str, Told]) -> None:
         self.current = current
 
     def collect(self) -> Iterable[Metric]:
@@ -22,8 +25,8 @@ class _Conditions(Collector):
             labels=["tenant", "type", "status", "reason"],
         )
         for tenant, conditions in list(self.current.items()):
-            for c in conditions:
-                family.add_metric([tenant, c.type, c.status, c.reason], 1)
+            for condition in conditions:
+                family.add_metric([tenant, *condition], 1)
         yield family
 
 
@@ -32,7 +35,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.conditions: dict[str, tuple[Condition, ...]] = {}
+        self.conditions: dict[str, Told] = {}
+        self._alike: dict[Told, Told] = {}
+        """Most tenants say the same, which is kept once."""
         self.registry.register(_Conditions(self.conditions))
         self.reconcile_seconds = Histogram(
             "tenantry_reconcile_duration_seconds",
@@ -60,6 +65,13 @@ class Metrics:
             registry=self.registry,
         )
         self.leader = Gauge("tenantry_leader", "1 where this replica leads.", registry=self.registry)
+
+    def tell(self, tenant: str, conditions: Iterable[Condition]) -> None:
+        """What a tenant's conditions are now."""
+        told = tuple((c.type, c.status, c.reason) for c in conditions)
+        if len(self._alike) > 1000:
+            self._alike.clear()
+        self.conditions[tenant] = self._alike.setdefault(told, told)
 
     def count_request(self, verb: str, resource: str) -> None:
         self.api_requests.labels(verb, resource).inc()

@@ -185,7 +185,7 @@ class Reconciler:
     async def _turn(self, tenant: Tenant, resolved: Resolved) -> RotatedCredentials:
         """Whose turn it is among the tenant's logins; a rotation that begins is stored before anything is made."""
         rotations = self.subsystems.rotations
-        begun = rotations.next(tenant, resolved.uid, rotation.clock(), self.view.tenants.values())
+        begun = rotations.next(tenant, resolved.uid, rotation.clock(), self.view.tenants.each())
         if begun is None:
             return rotations.state(tenant, resolved.uid)
         patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}
@@ -262,7 +262,7 @@ class Reconciler:
             await self._tell(stored, after)
         current = self.view.tenants.get(tenant.name)
         if current and current.status:
-            self.metrics.conditions[tenant.name] = current.status.conditions
+            self.metrics.tell(tenant.name, current.status.conditions)
 
     async def _tell(self, tenant: Tenant, after: Json) -> None:
         before = tenant.status.conditions if tenant.status else ()

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections import defaultdict
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,12 @@ from tenantry.api import AccessKey, DataRegion, Resource, Tenant, TenantTier
 from tenantry.api.base import Condition
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER, Kind
 from tenantry.backends.observed import Key, key
+from tenantry.compact import Compact
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
+RECENT = 128
+"""Tenants that are kept ready to be read: those under way."""
 MOST_GONE = 10_000
 """Deleted resources of which is known how new the last news of them were."""
 _MODELS: dict[str, type[Resource]] = {
@@ -42,13 +45,15 @@ class View:
     """`put` and `drop` say which tenants must be looked at again."""
 
     def __init__(self) -> None:
-        self.tenants: dict[str, Tenant] = {}
+        self.tenants: Compact[Tenant] = Compact(Tenant, recent=RECENT)
         self.tiers: dict[str, TenantTier] = {}
         self.regions: dict[str, DataRegion] = {}
-        self.keys: dict[str, dict[str, AccessKey]] = defaultdict(dict)
+        self.keys: dict[str, Compact[AccessKey]] = {}
         """By namespace and name."""
         self.unreadable: dict[Key, Unreadable] = {}
         """What is here is nowhere else."""
+        self._chosen: dict[str, tuple[str, str]] = {}
+        """Tenant -> its tier, and its region in force (empty: none yet)."""
         self._digests: dict[Key, tuple[int, int]] = {}
         self._versions: dict[Key, int] = {}
         """Also of what was deleted: late news do not bring it back."""
@@ -74,13 +79,17 @@ class View:
             return concerned if fresh else set()
         self.unreadable.pop(where, None)
         if isinstance(model, Tenant):
-            self.tenants[model.name] = model
+            self.tenants.put(model)
+            self._chosen[model.name] = (
+                sys.intern(model.spec.tier),
+                sys.intern(model.status.region if model.status else ""),
+            )
         elif isinstance(model, TenantTier):
             self.tiers[model.name] = model
         elif isinstance(model, DataRegion):
             self.regions[model.name] = model
         elif isinstance(model, AccessKey):
-            self.keys[model.metadata.namespace][model.name] = model
+            self.keys.setdefault(model.metadata.namespace, Compact(AccessKey)).put(model)
         return self.concerned(kind, meta) if fresh else set()
 
     def learn(self, kind: Kind, obj: Json) -> None:
@@ -117,14 +126,15 @@ class View:
         _, namespace, name = where
         self.unreadable.pop(where, None)
         if kind is TENANT:
-            self.tenants.pop(name, None)
+            self.tenants.pop(name)
+            self._chosen.pop(name, None)
         elif kind is TIER:
             self.tiers.pop(name, None)
         elif kind is REGION:
             self.regions.pop(name, None)
-        else:
-            self.keys[namespace].pop(name, None)
-            if not self.keys[namespace]:
+        elif keys := self.keys.get(namespace):
+            keys.pop(name)
+            if not keys:
                 del self.keys[namespace]
 
     def concerned(self, kind: Kind, meta: Json) -> set[str]:
@@ -132,10 +142,10 @@ class View:
         if kind is TENANT:
             return {name}
         if kind is TIER:
-            return {t.name for t in self.tenants.values() if t.spec.tier == name}
+            return {tenant for tenant, (tier, _) in self._chosen.items() if tier == name}
         if kind is REGION:
             # Also those that chose none yet: a new region may be theirs.
-            return {t.name for t in self.tenants.values() if not t.status or t.status.region in ("", name)}
+            return {tenant for tenant, (_, region) in self._chosen.items() if region in ("", name)}
         return {tenant} if (tenant := self.tenant_of_namespace(meta.get("namespace", ""))) else set()
 
     def tenant_of_namespace(self, namespace: str) -> str:

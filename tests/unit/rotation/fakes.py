@@ -355,7 +355,7 @@ async def nothing(*_: Any) -> None:
 
 async def reconcile(world: World, process: Reconciler) -> float | None:
     """Raises Crash when the process ends on the way."""
-    process.view.tenants["acme"] = Tenant.model_validate(copy.deepcopy(world.tenant))
+    process.view.tenants.put(Tenant.model_validate(copy.deepcopy(world.tenant)))
     try:
         return await process("acme")
     finally:
