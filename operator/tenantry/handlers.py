@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -117,61 +116,41 @@ class Ended(Exception):
     """kopf was told to end, by SIGTERM or SIGINT, for which it installs its own handlers."""
 
 
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 10.0
+class WatchesFailed(Exception):
+    """A watch ended with an error that kopf does not try again; all must begin anew, after a list.
 
-
-async def watch(watches: Watches, connection: Connection, identity: str, on_failure: Callable[[], None]) -> None:
-    """Watch until cancelled; raises Ended when the process was told to end.
-
-    A watch that ends with an error that kopf does not try again ends all of them: then they begin anew, after a list.
-    `on_failure` is called each time, for then the signals are no longer kopf's.
+    Not only kopf: at its end it cancels every task that was begun since its start, ours too.
     """
-    pause = FIRST_PAUSE_SECONDS
-    while True:
-        began = time.monotonic()
-        try:
-            await _watch(watches, connection, identity)
-        except Exception as error:
-            on_failure()
-            # Without the trace: what failed is what the API server answered.
-            logger.warning("The watches failed (%s: %s) and begin anew", type(error).__name__, str(error)[:300])
-        else:
-            raise Ended
-        if time.monotonic() - began > 2 * LONGEST_PAUSE_SECONDS:
-            pause = FIRST_PAUSE_SECONDS
-        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
-        pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
-        await _relist(watches)
 
 
-async def _watch(watches: Watches, connection: Connection, identity: str) -> None:
-    """Returns when the process was told to end."""
+async def watch(watches: Watches, connection: Connection, identity: str) -> None:
+    """Watch until cancelled; raises Ended when the process was told to end, and WatchesFailed."""
     registry = watches.registry()
 
     @kopf.on.login(registry=registry)
     def login(**_: Any) -> kopf.ConnectionInfo:
         return kopf.ConnectionInfo(**connection.login())
 
-    await kopf.operator(
-        registry=registry,
-        settings=settings(),
-        # A container's user has no name in /etc/passwd, which kopf would ask for.
-        identity=Identity(identity),
-        standalone=True,
-        clusterwide=True,
-    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=settings(),
+            # A container's user has no name in /etc/passwd, which kopf would ask for.
+            identity=Identity(identity),
+            standalone=True,
+            clusterwide=True,
+        )
+    except Exception as error:
+        # Without the trace: what failed is what the API server answered.
+        raise WatchesFailed(f"{type(error).__name__}: {str(error)[:300]}") from None
+    raise Ended
 
 
 async def resync(watches: Watches, seconds: float) -> None:
     """List our own kinds anew, for ever."""
     while True:
         await asyncio.sleep(seconds)
-        await _relist(watches)
-
-
-async def _relist(watches: Watches) -> None:
-    try:
-        await watches.relist()
-    except ApiError as error:
-        logger.warning("Our own kinds can't be listed: %s", error.message)
+        try:
+            await watches.relist()
+        except ApiError as error:
+            logger.warning("Our own kinds can't be listed: %s", error.message)

@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,7 +25,7 @@ from tenantry.backends.observed import Observed
 from tenantry.deletion import Deletion
 from tenantry.desired.options import Options
 from tenantry.events import Events
-from tenantry.handlers import Ended, Watches, resync, watch
+from tenantry.handlers import Ended, Watches, WatchesFailed, resync, watch
 from tenantry.leader import Leader, LostLeadership
 from tenantry.metrics import Metrics
 from tenantry.queue import Queue
@@ -38,6 +39,9 @@ from tenantry.subsystems import Subsystems
 from tenantry.view import View
 
 logger = logging.getLogger(__name__)
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+"""Between two times of leading."""
 
 
 class Operator:
@@ -117,7 +121,7 @@ class Operator:
         logger.info("%d tenants are there", len(self.view.tenants))
         self.metrics.leader.set(1)
         async with asyncio.TaskGroup() as group:
-            group.create_task(watch(watches, self.connection, self.identity, self.on_signals))
+            group.create_task(watch(watches, self.connection, self.identity))
             group.create_task(watches.run())
             group.create_task(resync(watches, settings.resync_seconds))
             group.create_task(keep_purging(self.view, self.regions, self.metrics, settings.resync_seconds))
@@ -127,8 +131,10 @@ class Operator:
         """Until cancelled or told to end (Ended): waits for the Lease, leads, and waits again if it loses it."""
         servers = await serve(self)
         try:
+            pause = FIRST_PAUSE_SECONDS
             while True:
                 await self.leader.acquire()
+                began = time.monotonic()
                 try:
                     await self._lead_while_held()
                 except LostLeadership as error:
@@ -137,7 +143,15 @@ class Operator:
                     if not error.unavailable:
                         raise
                     logger.warning("This replica stops leading for now: %s", error.message)
-                    await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                except ExceptionGroup as group:
+                    failed = group.subgroup(WatchesFailed)
+                    if failed is None or group.subgroup(Ended):
+                        raise
+                    logger.warning("The watches failed and begin anew: %s", failed.exceptions[0])
+                if time.monotonic() - began > 2 * LONGEST_PAUSE_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
         finally:
             for server in servers:
                 await server.cleanup()

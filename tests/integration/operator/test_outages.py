@@ -146,6 +146,11 @@ def test_watches_that_are_refused(faults: Faults, answer: str) -> None:
     faults.api.watches = ""
     faults.touch(FAR[1])
     faults.healed()
+    # Watched again: a change is seen at once, not at the next resync.
+    quota = "/api/v1/namespaces/tenant-near/resourcequotas/tenantry"
+    wanted = (faults.world.get(quota) or {})["spec"]
+    faults.world.patch(quota, {"spec": {"hard": {"pods": "99"}}})
+    until(lambda: (faults.world.get(quota) or {})["spec"] == wanted, "the quota is put back", 60)
 
 
 def test_the_api_server_is_away_for_longer_than_the_lease(faults: Faults) -> None:
