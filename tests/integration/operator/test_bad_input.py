@@ -1,0 +1,114 @@
+"""What a person does wrong: said in a condition, nothing lost, nothing taken over, nobody else held up."""
+
+from __future__ import annotations
+
+import yaml
+
+from tests import samples
+from tests.controlplane import CRDS
+from tests.integration.operator.faults import unforeseen
+from tests.integration.operator.world import GROUP, World, region, until
+
+
+def test_a_region_deleted_while_it_is_in_use(operator: World) -> None:
+    world = operator
+    place = region(world, "lent", default=False)
+    world.create(f"{GROUP}/dataregions", place)
+    for name in ("lodger", "leaver"):
+        world.tenant(name, region="lent")
+    for name in ("lodger", "leaver"):
+        uid = str(world.ready(name)["metadata"]["uid"])
+        world.rows(f"CREATE TABLE tenant_{name}.kept AS SELECT 42 AS x")
+    places = world.places(uid)
+    world.remove(f"{GROUP}/dataregions/lent")
+    message = world.says("lodger", "UnknownRegion")
+    assert "create it again" in message
+    assert "Nothing is removed" in message
+    assert world.condition("lodger", "Stalled")["status"] == "True"
+    assert world.condition("lodger", "RuntimeReady")["status"] == "True", "it goes on with what it had"
+    # A deletion waits: what is there can't be dealt with, and is not forgotten.
+    world.remove(f"{GROUP}/tenants/leaver")
+    assert "create it again" in world.says("leaver", "UnknownRegion")
+    assert world.rows("SELECT x FROM tenant_leaver.kept") == [(42,)]
+    assert world.places(uid) == places
+    world.create(f"{GROUP}/dataregions", place)
+    world.ready("lodger")
+    assert world.rows("SELECT x FROM tenant_lodger.kept") == [(42,)]
+    until(lambda: world.get(f"{GROUP}/tenants/leaver") is None, "the deletion goes on", 60)
+    assert not world.schemas("leaver")
+    world.deleted("lodger")
+    world.remove(f"{GROUP}/dataregions/lent")
+
+
+def test_roles_and_databases_that_we_did_not_make(operator: World) -> None:
+    """Namespaces and schemas: test_tenants.py.  Milvus' names carry the Tenant's UID: nobody had them before."""
+    world = operator
+    world.rows("CREATE ROLE tenant_role_taken LOGIN")
+    world.rows("CREATE ROLE tenant_slot_taken__runtime_a")
+    world.rows("CREATE DATABASE tenant_base_taken")
+    world.create("/api/v1/namespaces", {"metadata": {"name": "runtime-taken"}})
+    try:
+        world.tenant("role-taken")
+        world.tenant("slot-taken")
+        world.tenant("base-taken", database={"isolation": "Database"})
+        world.tenant("taken")
+        world.tenant("high", quota={"cpu": "1000"})
+        for name, thing in (
+            ("role-taken", "tenant_role_taken"),
+            ("slot-taken", "tenant_slot_taken__runtime_a"),
+            ("base-taken", "tenant_base_taken"),
+            ("taken", "Namespace runtime-taken"),
+        ):
+            message = world.says(name, "ForeignObject")
+            assert thing in message
+            assert "give the Tenant another name" in message
+            assert world.condition(name, "Stalled")["status"] == "True"
+        assert "spec.quota.cpu" in world.says("high", "QuotaAboveCeiling")
+        assert world.rows("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'tenant_role_taken'") == [(True,)]
+        assert not world.schemas("role-taken")
+        found = world.get("/api/v1/namespaces/runtime-taken")
+        assert found
+        assert "tenantry.dev/tenant" not in found["metadata"].get("labels", {})
+        world.deleted("role-taken", "slot-taken", "base-taken", "taken", "high")
+        # What is not ours is still there when the tenants are gone.
+        assert world.rows("SELECT 1 FROM pg_database WHERE datname = 'tenant_base_taken'")
+        assert world.roles("role-taken") == {"tenant_role_taken"}
+        assert world.get("/api/v1/namespaces/runtime-taken")
+    finally:
+        world.rows("DROP ROLE tenant_role_taken")
+        world.rows("DROP ROLE tenant_slot_taken__runtime_a")
+        world.rows("DROP DATABASE tenant_base_taken")
+        world.remove("/api/v1/namespaces/runtime-taken")
+
+
+def test_what_was_stored_before_the_schema_had_its_rules(operator: World) -> None:
+    world = operator
+    world.tenant("readable")
+    world.ready("readable")
+    good = CRDS / "tenants.yaml"
+    loose = yaml.safe_load(good.read_text())
+    for version in loose["spec"]["versions"]:
+        version["schema"]["openAPIV3Schema"] = {
+            "type": "object",
+            "properties": {
+                field: {"type": "object", "x-kubernetes-preserve-unknown-fields": True} for field in ("spec", "status")
+            },
+        }
+    odd = samples.manifest("odd", deletion={"policy": "Delete"}, ai={"temperature": "warm"})
+    try:
+        world.plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(loose))
+        until(lambda: world.api.post(f"{GROUP}/tenants", json=odd).status_code in (201, 409), "it is stored", 30)
+        message = world.says("odd", "InvalidSpec")
+        assert "spec.ai.temperature" in message
+        assert "apply it again" in message
+    finally:
+        world.plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(good))
+    assert world.condition("odd", "Stalled")["status"] == "True"
+    world.change("readable", displayName="Not Held Up")
+    world.ready("readable", 30)
+    until(lambda: world.api.patch(
+        f"{GROUP}/tenants/odd", json={"spec": {"ai": {"temperature": 0.5}}},
+        headers={"Content-Type": "application/merge-patch+json"},
+    ).status_code == 200, "it is corrected", 30)  # fmt: skip
+    world.ready("odd")
+    assert not unforeseen(world.replicas[-1]), unforeseen(world.replicas[-1])
