@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 
 from tenantry import log, names, rotation
 from tenantry import status as statuses
+from tenantry.adoption import Adoption
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
-from tenantry.api.tenant import Pinned, RotatedCredentials
+from tenantry.api.tenant import Pinned, RolledBack, RotatedCredentials
 from tenantry.backends.connection import ApiError, Json
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import REGION, TENANT, TIER
@@ -21,6 +22,7 @@ from tenantry.events import Events
 from tenantry.metrics import Metrics
 from tenantry.queue import Queue
 from tenantry.resolve import Problem, Resolved, resolve
+from tenantry.rollback import Rollback, recall
 from tenantry.status import Report
 from tenantry.subsystems import Subsystems, Work, failed
 from tenantry.view import Unreadable, View
@@ -32,6 +34,7 @@ STALLED_SECONDS = 30
 """How soon a stalled tenant is looked at again: what a person mends outside of Kubernetes sends no event."""
 
 DELETING_SECONDS = 2
+AT_ONCE = 0.01
 
 REAPPLY = "it was stored before the schema had its rules, or by another version; correct the field and apply it again"
 
@@ -47,6 +50,7 @@ class Reconciler:
         kubernetes: KubernetesBackend,
         subsystems: Subsystems,
         deletion: Deletion,
+        adoption: Adoption,
         events: Events,
         metrics: Metrics,
         resync_seconds: float,
@@ -55,6 +59,8 @@ class Reconciler:
         self.kubernetes = kubernetes
         self.subsystems = subsystems
         self.deletion = deletion
+        self.adoption = adoption
+        self.rollback = Rollback(deletion, subsystems, resync_seconds)
         self.events = events
         self.metrics = metrics
         self.resync_seconds = resync_seconds
@@ -91,12 +97,18 @@ class Reconciler:
 
     async def _provision(self, tenant: Tenant) -> float | None:
         report = Report(pinned=tenant.pinned)
+        rolled_back = tenant.status.rolled_back if tenant.status else None
         found = resolve(tenant, self.view.tiers, self.view.regions)
         if isinstance(found, Resolved):
             found = self._prompt(found) or found
         if not isinstance(found, Resolved):
             report.problems = tuple(self._explained(problem, tenant) for problem in found)
+        if rolled_back and rolled_back.state == "Removing":
+            self._forget(tenant)
+            await self.rollback.go_on(tenant, report)
             return await self._finish(tenant, report)
+        if not isinstance(found, Resolved):
+            return await self._judge(tenant, report)
         report.resolved = found
         work = Work(
             tenant,
@@ -105,11 +117,28 @@ class Reconciler:
             report,
             lambda pinned: self._pin(tenant, report, pinned),
         )
-        if names.FINALIZER not in tenant.metadata.finalizers or tenant.noted is None:
+        if tenant.asks_for:
+            return await self._adopt(work)
+        if rolled_back and rolled_back.state == "Removed":
+            if not await self.rollback.may_try(work):
+                return await self._finish(tenant, report)
+            await self._claim(work)
+            await self._say(tenant, {"rolledBack": {"state": "Trying", "failed": list(rolled_back.failed)}})
+        elif names.FINALIZER not in tenant.metadata.finalizers or tenant.noted is None:
             await self._claim(work)
         work.turn = await self._turn(tenant, found)
+        if rolled_back and rolled_back.failed:
+            await self.subsystems.only(work, rolled_back.failed)
+            if not all(report.outcomes[Type(k)].good for k in rolled_back.failed if k != Type.RUNTIME):
+                report.rolled_back = rolled_back.model_copy(update={"state": "Trying"})
+                return await self._judge(tenant, report)
         await self.subsystems.run(work)
         report.resolved = work.resolved
+        return await self._judge(tenant, report)
+
+    async def _judge(self, tenant: Tenant, report: Report) -> float | None:
+        """A first provisioning that failed for good is taken back."""
+        await self.rollback.judge(self.view.tenants.get(tenant.name, tenant), report)
         return await self._finish(tenant, report)
 
     def _explained(self, problem: Problem, tenant: Tenant) -> Problem:
@@ -145,6 +174,37 @@ class Reconciler:
         self.metrics.reconciles.labels("stalled").inc()
         self.queue.succeeded(name)
         return None
+
+    async def _adopt(self, work: Work) -> float | None:
+        """Take over what another UID left under this name, where a person asks for it and nothing speaks against it."""
+        tenant, report = work.tenant, work.report
+        report.resolved = None
+        report.rolled_back = tenant.status.rolled_back if tenant.status else None
+        try:
+            problem = await self.adoption.refused(tenant, work.resolved, work.region)
+            claimed = names.FINALIZER in tenant.metadata.finalizers
+            removed = report.rolled_back is not None and report.rolled_back.state == "Removed"
+            if problem is None and claimed and not removed:
+                # What was made under its own UID goes first.
+                if await self.deletion.used(tenant):
+                    problem = self.adoption.own_data(tenant)
+                else:
+                    report.rolled_back = RolledBack(state="Removing")
+                    recall(tenant, report, report.rolled_back)
+        except (BackendError, ApiError) as error:
+            report.add(failed(Type.DATABASE, error))
+            return await self._finish(tenant, report)
+        if problem or (report.rolled_back and report.rolled_back.state == "Removing"):
+            report.problems = (problem,) if problem else ()
+            return await self._finish(tenant, report)
+        logger.info("The tenant takes over what UID %s left under its name", tenant.asks_for)
+        await self._say(tenant, {"adoptedUid": tenant.asks_for, "rolledBack": None})
+        return AT_ONCE
+
+    async def _say(self, tenant: Tenant, status: Json) -> None:
+        """A part of the status that must be stored before what comes next."""
+        answer = await self.kubernetes.merge(TENANT, _reference(tenant), {"status": status}, "status")
+        self.view.learn(TENANT, answer)
 
     def _prompt(self, resolved: Resolved) -> tuple[Problem, ...] | None:
         """The template is tried before it is handed on: a bad one leaves the old prompt serving."""
@@ -196,7 +256,11 @@ class Reconciler:
 
     async def _finish(self, tenant: Tenant, report: Report) -> float | None:
         result = "ready" if report.ready else "stalled" if report.stalled else "waiting"
-        passes = result == "waiting" and {o.reason for o in report.outcomes.values() if not o.good} <= PASSING
+        passes = (
+            result == "waiting"
+            and not report.rolled_back
+            and {o.reason for o in report.outcomes.values() if not o.good} <= PASSING
+        )
         self.metrics.reconciles.labels(result).inc()
         assert self.queue is not None
         if passes and (rest := self._passing_for(tenant)) > 0:
@@ -206,6 +270,8 @@ class Reconciler:
         if passes:
             self._passing_for(tenant)
             return 5.0
+        if report.rolled_back and report.rolled_back.state == "Removing":
+            return DELETING_SECONDS
         if result == "waiting":
             return self.queue.backoff(tenant.name)
         self.queue.succeeded(tenant.name)
@@ -282,12 +348,8 @@ class Reconciler:
         assert self.queue is not None
         if names.FINALIZER not in tenant.metadata.finalizers:
             return None
-        self.subsystems.verified.forget(tenant.identity)
-        self.subsystems.keys.forget(tenant.identity)
-        self._passing.pop(tenant.uid, None)
-        self._spend.pop(tenant.uid, None)
-        self.subsystems.rotations.forget(tenant.identity)
-        self.kubernetes.forget(tenant.name)
+        self._forget(tenant)
+        self.rollback.forget(tenant.uid)
         try:
             left = await self.deletion.run(tenant)
         except (BackendError, ApiError) as error:
@@ -300,6 +362,16 @@ class Reconciler:
             return None
         await self._write_ending(tenant, left)
         return STALLED_SECONDS if left.stalls else DELETING_SECONDS
+
+    def _forget(self, tenant: Tenant) -> None:
+        """What was seen and done is not so for long."""
+        for uid in (tenant.uid, tenant.identity):
+            self.subsystems.verified.forget(uid)
+            self.subsystems.keys.forget(uid)
+            self.subsystems.rotations.forget(uid)
+        self._passing.pop(tenant.uid, None)
+        self._spend.pop(tenant.uid, None)
+        self.kubernetes.forget(tenant.name)
 
     async def _write_ending(self, tenant: Tenant, left: statuses.Outcome) -> None:
         """Only Ready, Reconciling and Stalled speak of the deletion."""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from tenantry import installation, log
 from tenantry.accesskeys import AccessKeys
+from tenantry.adoption import Adoption
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.fence import Fence
 from tenantry.backends.kubernetes import KubernetesBackend
@@ -107,6 +108,7 @@ class Operator:
             self.kubernetes,
             Subsystems(self.kubernetes, self.regions, derived, options, keys, self.metrics, self.believed, rotations),
             Deletion(self.kubernetes, self.view, self.regions),
+            Adoption(self.kubernetes, self.view, self.regions),
             Events(self.kubernetes, self.identity),
             self.metrics,
             settings.resync_seconds,

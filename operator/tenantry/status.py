@@ -19,6 +19,12 @@ SPEND_SECONDS = 300
 """The spend is written at most once in this time."""
 
 
+_REMARKS = {
+    "Removing": "What had been made is being removed",
+    "Removed": "What had been made was removed",
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What was seen of one subsystem."""
@@ -51,6 +57,8 @@ class Report:
     spend: Spend | None = None
     rolled_back: RolledBack | None = None
     credentials: RotatedCredentials | None = None
+    remark: str = ""
+    """What became of what had been made, where a first provisioning failed for good."""
 
     def add(self, outcome: Outcome) -> None:
         self.outcomes[outcome.type] = outcome
@@ -72,6 +80,8 @@ def conditions(report: Report, before: Iterable[Condition], generation: int, now
     stalled = report.stalled
     waiting = next((o for t in SUBSYSTEMS if (o := report.outcomes.get(t)) and not o.good), None)
     worst = stalled or waiting
+    tail = report.remark or (_REMARKS.get(report.rolled_back.state, "") if report.rolled_back else "")
+    tail = f". {tail}" if tail else ""
     notes = " ".join(report.resolved.notes) if report.resolved else ""
     made: list[Outcome] = []
     if report.ready:
@@ -81,7 +91,7 @@ def conditions(report: Report, before: Iterable[Condition], generation: int, now
         made.append(Outcome(Type.READY, "True", reason, f"{text}. {notes}".strip() if notes else text))
     elif worst:
         others = "".join(f" Also: {p.message}." for p in report.problems[1:])
-        made.append(Outcome(Type.READY, "False", worst.reason, worst.message + others))
+        made.append(Outcome(Type.READY, "False", worst.reason, worst.message + others + tail))
     else:
         made.append(Outcome(Type.READY, "False", Reason.PROVISIONING, "Under way"))
     head = made[0]
@@ -91,23 +101,24 @@ def conditions(report: Report, before: Iterable[Condition], generation: int, now
         else Outcome(Type.RECONCILING, "True", head.reason, head.message)
     )
     made.append(
-        Outcome(Type.STALLED, "True", stalled.reason, stalled.message)
+        Outcome(Type.STALLED, "True", stalled.reason, stalled.message + tail)
         if stalled
         else Outcome(Type.STALLED, "False", Reason.IN_FORCE, "Nothing asks for a person")
     )
     made += [report.outcomes[t] for t in SUBSYSTEMS if t in report.outcomes]
     old = {c.type: c for c in before}
-    if report.problems:
+    if report.problems and not report.rolled_back:
         # What was provisioned goes on as it was; its conditions still say so.
         done = {o.type for o in made}
         for t in SUBSYSTEMS:
             if t not in done and t in old and old[t].last_transition_time:
                 c = old[t]
-                made.append(Outcome(t, c.status, _reason(c.reason), c.message))
+                made.append(Outcome(t, c.status, known(c.reason), c.message))
     return [_condition(o, old.get(o.type), generation, now) for o in made]
 
 
-def _reason(text: str) -> Reason:
+def known(text: str) -> Reason:
+    """A stored reason; one that this version does not know counts as passing."""
     try:
         return Reason(text)
     except ValueError:
@@ -135,26 +146,27 @@ def build(tenant: Tenant, report: Report, now: datetime) -> Json:
         "observedGeneration": tenant.metadata.generation,
         "conditions": conditions(report, old.conditions if old else (), tenant.metadata.generation, now),
     }
+    gone = report.rolled_back is not None and report.rolled_back.state == "Removed"
     pinned = report.pinned or tenant.pinned
-    if pinned:
+    if pinned and not gone:
         status["pinned"] = pinned.model_dump(by_alias=True)
     resolved = report.resolved
-    if resolved:
+    if resolved and not gone:
         status |= {
             "tier": resolved.tier,
             "region": resolved.region,
             "endpoint": names.endpoint(resolved.name),
             "namespaces": [w.name for w in resolved.workloads] + [resolved.runtime_namespace],
         }
-    elif old:
+    elif old and not gone:
         status |= {"tier": old.tier, "region": old.region, "endpoint": old.endpoint, "namespaces": list(old.namespaces)}
-    status["database"] = report.database or (old.database if old else "")
-    status["vectors"] = report.vectors or (old.vectors if old else "")
-    status["secrets"] = list(report.secrets or (old.secrets if old else ()))
+    status["database"] = report.database or (old.database if old and not gone else "")
+    status["vectors"] = report.vectors or (old.vectors if old and not gone else "")
+    status["secrets"] = list(report.secrets or (old.secrets if old and not gone else ()))
     spend = report.spend or (old.spend if old else None)
     if spend:
         status["spend"] = spend.model_dump(by_alias=True)
-    first = (old.first_ready_at if old else None) or (now if report.ready else None)
+    first = tenant.first_ready or (now if report.ready else None)
     if first:
         status["firstReadyAt"] = stamp(first)
     status["adoptedUid"] = old.adopted_uid if old else ""

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from tenantry.api.conditions import Type
 from tenantry.api.tenant import Pinned, RotatedCredentials, Spend
 from tenantry.backends import kinds
 from tenantry.backends.connection import ApiError
-from tenantry.backends.errors import BackendError
-from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.backends.errors import BackendError, foreign
+from tenantry.backends.kubernetes import KubernetesBackend, owned, said
 from tenantry.backends.observed import key
 from tenantry.backends.postgres import Ahead
 from tenantry.credentials import Credentials, Logins
@@ -169,6 +169,62 @@ class Subsystems:
             await vectors()
         else:
             report.add(Outcome(Type.VECTORS, "False", Reason.WAITING, "Waits for DatabaseReady"))
+
+    async def only(self, work: Work, kinds: Collection[str]) -> None:
+        """Bring about these alone, before anything else of the tenant is there."""
+        report = work.report
+        report.add(compliance(work))
+        for kind in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS, Type.RUNTIME):
+            report.add(Outcome(kind, "False", Reason.WAITING, f"Is made once {', '.join(kinds)} is in order"))
+        if Type.NAMESPACES in kinds:
+            report.add(await self._attempt(Type.NAMESPACES, self._namespaces(work)))
+        if Type.DATABASE in kinds:
+            report.add(await self._attempt(Type.DATABASE, self._alone(work, self._database)))
+        if Type.VECTORS in kinds:
+            report.add(await self._attempt(Type.VECTORS, self._alone(work, self._reserved_vectors)))
+
+    async def _alone(self, work: Work, step: Callable[[Work, Backends], Awaitable[Outcome]]) -> Outcome:
+        return await step(work, await self.regions.get(work.region))
+
+    async def _reserved_vectors(self, work: Work, backends: Backends) -> Outcome:
+        """Its user first: where Milvus has no room for that, no collection is made in vain."""
+        place = await self._place(work, backends)
+        await backends.milvus.reserve(vectors.plan(work.resolved, place, self.derived, backends.uid))
+        return await self._vectors(work, backends)
+
+    async def look(self, work: Work, kinds: Collection[str]) -> list[Outcome]:
+        """What a look alone shows to be wrong with these; changes nothing."""
+        found: list[Outcome] = []
+        steps = {Type.NAMESPACES: self._look_namespaces, Type.DATABASE: self._look_database}
+        for kind, step in {**steps, Type.VECTORS: self._look_vectors}.items():
+            if kind in kinds:
+                outcome = await self._attempt(kind, step(work))
+                found += [] if outcome.good else [outcome]
+        return found
+
+    async def _look_namespaces(self, work: Work) -> Outcome:
+        for obj in kubernetes.namespace_objects(work.resolved, self.options):
+            if obj["kind"] == kinds.NAMESPACE.kind:
+                seen = await self.kubernetes.get(kinds.NAMESPACE, "", obj["metadata"]["name"])
+                if seen and not owned(seen, work.resolved.uid):
+                    raise foreign(f"Namespace {obj['metadata']['name']}", said(seen))
+        return good(Type.NAMESPACES, "Nothing is in the way")
+
+    async def _look_database(self, work: Work) -> Outcome:
+        backends = await self.regions.get(work.region)
+        plan = database.plan(work.resolved, self.derived, configuration.configuration(work.resolved))
+        await backends.database_breaker(lambda: backends.postgres.look(plan), work.resolved.name)
+        return good(Type.DATABASE, "Nothing is in the way")
+
+    async def _look_vectors(self, work: Work) -> Outcome:
+        backends = await self.regions.get(work.region)
+
+        async def look() -> None:
+            place = await backends.milvus.place(work.resolved)
+            await backends.milvus.look(vectors.plan(work.resolved, place, self.derived, backends.uid))
+
+        await backends.vectors_breaker(look, work.resolved.name)
+        return good(Type.VECTORS, "Nothing is in the way")
 
     async def _attempt(self, kind: Type, step: Awaitable[Outcome]) -> Outcome:
         try:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tenantry.api.conditions import Reason, Type
+from tenantry.api.conditions import ROLLED_BACK, STALLING, Reason, Type
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_THE_CRD = {"Pending"}
@@ -34,6 +34,14 @@ def test_every_row_says_what_to_do() -> None:
 def test_every_condition_type_is_explained() -> None:
     text = (ROOT / "docs" / "reasons.md").read_text()
     assert set(first_cells(text[: text.index("## All is well")])) == set(map(str, Type))
+
+
+def test_the_reasons_that_take_back_a_first_provisioning_are_listed() -> None:
+    text = (ROOT / "docs" / "reasons.md").read_text()
+    section = text[text.index("## A first provisioning that fails for good") :]
+    listed = re.findall(r"[A-Za-z]+", " ".join(re.findall(r"^    (.*)$", section[: section.index("## Acc")], re.M)))
+    assert sorted(listed) == sorted(map(str, ROLLED_BACK))
+    assert ROLLED_BACK < STALLING
 
 
 def test_links_between_documents_lead_somewhere() -> None:

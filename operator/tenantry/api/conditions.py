@@ -52,6 +52,7 @@ class Reason(StrEnum):
     UNAUTHENTICATED_MILVUS = "UnauthenticatedMilvus"
     CAPACITY_EXHAUSTED = "CapacityExhausted"
     DELETION_PROTECTED = "DeletionProtected"
+    ADOPTION_REFUSED = "AdoptionRefused"
     EXPIRED = "Expired"
     TOO_MANY_KEYS = "TooManyKeys"
 
@@ -71,6 +72,25 @@ STALLING: frozenset[Reason] = frozenset(
         Reason.UNAUTHENTICATED_MILVUS,
         Reason.CAPACITY_EXHAUSTED,
         Reason.DELETION_PROTECTED,
+        Reason.ADOPTION_REFUSED,
     }
 )
 """Reasons that set `Stalled`: no retry mends them."""
+
+ROLLED_BACK: frozenset[Reason] = frozenset(
+    {
+        Reason.UNKNOWN_TIER,
+        Reason.UNKNOWN_REGION,
+        Reason.INVALID_SPEC,
+        Reason.QUOTA_ABOVE_CEILING,
+        Reason.MODEL_NOT_ALLOWED,
+        Reason.MODEL_WITHOUT_PRICE,
+        Reason.FEATURE_NOT_IN_TIER,
+        Reason.INVALID_TEMPLATE,
+        Reason.RESIDENCY_VIOLATED,
+        Reason.FOREIGN_OBJECT,
+        Reason.UNAUTHENTICATED_MILVUS,
+        Reason.CAPACITY_EXHAUSTED,
+    }
+)
+"""Reasons for which a first provisioning takes back what it made: a tenant that was ever Ready keeps all."""

@@ -395,14 +395,23 @@ class Tenant(Resource):
     def was_ready(self) -> bool:
         """Whether it ever served: then nothing of it is removed but by its deletion.
 
-        A tenant that an older operator made shows it by its runtime's condition.
+        A tenant that an older operator made shows it by its runtime's condition.  What is older than the Tenant
+        itself was restored from a backup, and tells of another one.
         """
-        status = self.status
-        if status is None:
-            return False
-        return status.first_ready_at is not None or any(
-            c.type in ("Ready", "RuntimeReady") and c.status == "True" for c in status.conditions
-        )
+        if self.first_ready:
+            return True
+        conditions = self.status.conditions if self.status else ()
+        said = (c.last_transition_time for c in conditions if c.type in _READY and c.status == "True")
+        return any(when and self._of_this_one(when) for when in said)
+
+    @property
+    def first_ready(self) -> datetime | None:
+        """When it was first Ready."""
+        when = self.status.first_ready_at if self.status else None
+        return when if when and self._of_this_one(when) else None
+
+    def _of_this_one(self, when: datetime) -> bool:
+        return self.metadata.creation_timestamp is None or when >= self.metadata.creation_timestamp
 
     @cached_property
     def noted(self) -> Pinned | None:
@@ -414,5 +423,14 @@ class Tenant(Resource):
 
     @property
     def pinned(self) -> Pinned | None:
-        """What first provisioning fixed: by the annotation, else by the status."""
+        """What first provisioning fixed: by the annotation, else by the status.
+
+        Nothing is fixed while nothing is there of a first provisioning that failed.
+        """
+        rolled_back = self.status.rolled_back if self.status else None
+        if rolled_back and rolled_back.state == "Removed" and not self.asks_for:
+            return None
         return self.noted or (self.status.pinned if self.status else None)
+
+
+_READY = ("Ready", "RuntimeReady")

@@ -1,5 +1,6 @@
 """How a backend says that it could not do what was asked."""
 
+from tenantry import names
 from tenantry.api.conditions import STALLING, Reason
 
 
@@ -24,8 +25,15 @@ class BackendError(Exception):
         return self.reason in STALLING
 
 
-def foreign(what: str) -> BackendError:
-    """Something carries a name of ours and is not ours: it is left alone."""
+def foreign(what: str, uid: str = "") -> BackendError:
+    """Something carries a name of ours and is not ours: it is left alone.  `uid`: whose its mark says it is."""
+    if uid:
+        return BackendError(
+            Reason.FOREIGN_OBJECT,
+            f"{what} was made for a Tenant of UID {uid}, which is not this one's, so it is left alone. If this Tenant "
+            f"is that one, restored or made again, let it take over what it had: kubectl annotate tenant NAME "
+            f"{names.ADOPT_ANNOTATION}={uid} (docs/restore.md); else remove what is left, or use another name",
+        )
     return BackendError(
         Reason.FOREIGN_OBJECT,
         f"{what} exists and was not made for this Tenant, so it is left alone; remove or rename it, "

@@ -41,6 +41,11 @@ def owned(obj: Json, uid: str) -> bool:
     return owner(obj) in (uid, LOST)
 
 
+def said(obj: Json) -> str:
+    """The UID of the Tenant that it was made for, as its annotation says; empty where nothing says."""
+    return str(obj["metadata"].get("annotations", {}).get(names.UID_ANNOTATION, ""))
+
+
 class KubernetesBackend:
     """Writes go through here; what they answer goes into `observed` at once."""
 
@@ -153,7 +158,7 @@ class KubernetesBackend:
             self._keep(kind, seen)
         # What is kept of a watched object has no field managers; its entry knows what they said.
         if not (owned(seen, uid) or (kind.watched and entry.present and entry.owned(uid))):
-            raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}")
+            raise foreign(f"{k[0]} {k[1] + '/' if k[1] else ''}{k[2]}", said(seen))
         if self._note(entry, desired, seen, digest, kind):
             self.contests.held(k)
             return k, "held"
@@ -185,7 +190,7 @@ class KubernetesBackend:
                 return None
             raise explained(error, desired) from None
         if not owned(made, uid):
-            raise foreign(f"{desired['kind']} {desired['metadata']['name']}")
+            raise foreign(f"{desired['kind']} {desired['metadata']['name']}", said(made))
         return made
 
     async def _update(self, kind: Kind, desired: Json, seen: Json, entry: Seen, digest: int) -> None:

@@ -190,6 +190,9 @@ def test_a_protected_tenant_is_not_deleted(cluster: Cluster) -> None:
     ok(cluster.person.create(tenant, dry=False))
     for user in (cluster.person, cluster.operator, cluster.rescuer):
         refused(user.delete(tenant), "spec.deletionProtection of Tenant protected is true; set it to false first")
+    # All at once, as `kubectl delete tenants --all` does in one call of its own.
+    refused(cluster.person.client.delete("/apis/tenantry.dev/v1alpha1/tenants"), "deletionProtection")
+    assert cluster.person.get(tenant).status_code == 200
     ok(cluster.person.merge(tenant, {"metadata": {"finalizers": ["tenantry.dev/cleanup"]}}, dry=False))
     ok(cluster.person.merge(tenant, {"spec": {"deletionProtection": False}}, dry=False))
     ok(cluster.person.delete(tenant, dry=False))

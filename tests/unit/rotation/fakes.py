@@ -340,7 +340,7 @@ def operator(world: World, age: timedelta | None = None) -> Reconciler:
     options = Options(runtime_image="runtime:test")
     parts = Subsystems(api, regions, samples.credentials(), options, keys, metrics, 0, Rotations(age, OVERLAP))
     events: Any = SimpleNamespace(tell=nothing)
-    made = Reconciler(view, api, parts, SimpleNamespace(), events, metrics, 300)  # type: ignore[arg-type]
+    made = Reconciler(view, api, parts, SimpleNamespace(), SimpleNamespace(), events, metrics, 300)  # type: ignore[arg-type]
     made.queue = Queue(made, 1)
     return made
 

@@ -131,6 +131,14 @@ class Access:
                 raise
         return written
 
+    async def reserve(self, plan: VectorPlan) -> None:
+        """Role and user without any right."""
+        granted, roles = await asyncio.gather(self._grants(plan.role, plan.place.database), self._roles_of(plan.user))
+        if granted is None:
+            await self._create_role(plan.role)
+        if roles is None:
+            await self._create_user(plan.user, plan.password)
+
     async def remove(self, role: str, users: tuple[str, ...], databases: tuple[str, ...]) -> None:
         """End users first, then their role; fine where they are gone already."""
         for user in users:  # Milvus takes the removal of a user that is not there

@@ -171,9 +171,33 @@ class MilvusBackend:
         else:
             await self._storage.drop_collection(own)
 
+    async def level(self, uid: str, collection_hint: str) -> VectorIsolation | None:
+        """The level at which vectors of this UID lie here; None where there are none."""
+        own = vectors.own_name(uid)
+        if await self._storage.collections(own):
+            return "Database"
+        if await self._storage.describe(own):
+            return "Collection"
+        for collection in await self._shared_collections(collection_hint):
+            if await self._storage.has_partition(collection, own):
+                return "Partition"
+        return None
+
+    async def look(self, plan: VectorPlan) -> None:
+        """Raises BackendError where a person must mend something first, as far as can be seen; changes nothing."""
+        await self._secured()
+        await self._storage.look(plan)
+
+    async def reserve(self, plan: VectorPlan) -> None:
+        """The tenant's own role and user alone, which is where Milvus is full first; cheaper than a collection."""
+        if plan.user and await self._secured():
+            await self._access.reserve(plan)
+
+    async def _shared_collections(self, hint: str) -> list[str]:
+        return [hint] if hint else [n for n in await self._storage.collections() if n.startswith("shared_")]
+
     async def _remove_partition(self, partition: str, hint: str) -> None:
-        shared = [hint] if hint else [n for n in await self._storage.collections() if n.startswith("shared_")]
-        for collection in shared:
+        for collection in await self._shared_collections(hint):
             await self._storage.drop_partition(collection, partition)
 
     async def _secured(self) -> bool:

@@ -75,6 +75,13 @@ class Storage:
             await asyncio.sleep(LOAD_POLL_SECONDS)
         return Load.ABSENT
 
+    async def look(self, plan: VectorPlan) -> None:
+        """Refuses a collection by the plan's name that is not ours."""
+        place = plan.place
+        found = await self.describe(place.collection, place.database)
+        if found is not None and not _as_planned(found, plan):
+            raise foreign(f"Milvus collection {place.collection} in database {place.database}")
+
     # Make
 
     async def ensure_collection(self, plan: VectorPlan) -> list[str]:

@@ -11,7 +11,7 @@ from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.fence import Fence
 from tenantry.backends.inventory import Stored
-from tenantry.backends.postgres import archive, errors, observe, removal
+from tenantry.backends.postgres import archive, errors, observe, ownership, removal
 from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
 from tenantry.backends.postgres.inventory import inventory
 from tenantry.credentials import Logins, slot
@@ -173,6 +173,20 @@ class PostgresBackend:
         """Remove archived audit rows whose retention has ended; how many."""
         return await archive.purge(self._connections)
 
+    async def owners(self, tenant: str, uid: str) -> dict[str, str]:
+        """What is there by the tenant's names, or retained of `uid`: thing -> the UID it was made for, or ''."""
+        return await ownership.owners(self._connections, Things(tenant, uid))
+
+    async def used(self, tenant: str, uid: str, isolation: Isolation) -> bool:
+        """Whether anything was stored in what was made for this UID."""
+        return await ownership.used(self._connections, Things(tenant, uid), isolation)
+
+    async def look(self, plan: DatabasePlan) -> None:
+        """Raises BackendError where something by the tenant's names is somebody else's; changes nothing."""
+        async with self._connections.use() as session:
+            databases, own = (plan.application_database, plan.database), plan.isolation == "Database"
+            _refuse_foreign(plan, *await observe.everything(session, plan.things, databases, inside=not own))
+
     async def inventory(self) -> list[Stored]:
         """Everything here that was made for some Tenant."""
         return await inventory(self._connections)
@@ -249,12 +263,7 @@ class _Work:
 
     def _compare(self, shared: Shared | None, inside: Inside | None) -> list[Correction]:
         """Nothing is written while anything by our names is somebody else's."""
-        for name in (
-            shared and shareds.foreign(self.plan, shared),
-            inside and insides.foreign(self.plan, inside),
-        ):
-            if name:
-                raise foreign(name)
+        _refuse_foreign(self.plan, shared, inside)
         if shared and (ahead := shareds.ahead(self.plan, shared)):
             raise Ahead(ahead)
         found = shareds.corrections(self.plan, shared) if shared else []
@@ -264,3 +273,9 @@ class _Work:
                 raise errors.unmended(f"the rights on schema {self.plan.things.runtime_schema}")
             return [*found, *members]
         return [*found, *(insides.corrections(self.plan, inside) if inside else ()), *members]
+
+
+def _refuse_foreign(plan: DatabasePlan, shared: Shared | None, inside: Inside | None) -> None:
+    for another in (shared and shareds.foreign(plan, shared), inside and insides.foreign(plan, inside)):
+        if another:
+            raise foreign(*another)

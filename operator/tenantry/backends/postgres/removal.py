@@ -20,7 +20,7 @@ async def remove(
 ) -> None:
     application = connections.admin.database
     async with connections.use() as session:
-        shared, inside = await _look(session, things)
+        shared, inside = await look(session, things)
         if _done(things, shared, inside, policy):
             return
         roles = removal.roles(things, shared)
@@ -45,7 +45,7 @@ async def remove(
     for name in sorted(others - {application}):
         await _clean(connections, things, name, roles, policy)
     async with connections.use() as session:
-        shared, inside = await _look(session, things)
+        shared, inside = await look(session, things)
         keeps = isolation == "Database" and policy == "Retain" and things.database in removal.databases(things, shared)
         last = [
             *removal.schemas(things, inside, policy),
@@ -54,20 +54,21 @@ async def remove(
             *removal.drop_roles(roles),
         ]
         await session.transact(removal.together(f"the removal of {things.schema}", last))
-        shared, inside = await _look(session, things)
+        shared, inside = await look(session, things)
     if not _done(things, shared, inside, policy):
         raise errors.unmended(f"the removal of {things.schema}")
 
 
 async def _clean(connections: Connections, things: Things, database: str, roles: list[str], policy: Policy) -> None:
     async with connections.use(database) as session:
-        _, inside = await _look(session, things)
+        _, inside = await look(session, things)
         own = removal.schemas(things, inside, policy) if database == things.database else []
         statements = [*own, *removal.owned(roles, policy)]
         await session.transact(removal.together(f"the removal of {things.schema} from {database}", statements))
 
 
-async def _look(session: Session, things: Things) -> tuple[Shared, Inside]:
+async def look(session: Session, things: Things) -> tuple[Shared, Inside]:
+    """The catalogs, for what is in use and what was retained."""
     names = (*things.schemas, *things.retained)
     return await observe.catalogs(session, things, (things.database, things.retained_database), names)
 

@@ -30,11 +30,11 @@ _FOR_THE_TENANT = {
 """What the tenant may do with things that the platform makes in its schema as the schema's owner."""
 
 
-def foreign(plan: DatabasePlan, seen: Inside) -> str | None:
-    """A schema that has a name of ours and is not ours."""
+def foreign(plan: DatabasePlan, seen: Inside) -> tuple[str, str] | None:
+    """A schema that has a name of ours and is not ours, and the UID of the Tenant whose it is, if any."""
     for name in plan.things.schemas:
         if name in seen.schemas and not plan.things.owns(seen.schemas[name].comment):
-            return f"Schema {name}"
+            return f"Schema {name}", plan.things.owner_said(seen.schemas[name].comment)
     return None
 
 

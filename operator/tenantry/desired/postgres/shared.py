@@ -27,16 +27,16 @@ _OFF = {
 }
 
 
-def foreign(plan: DatabasePlan, seen: Shared) -> str | None:
-    """A role or database that has a name of ours and is not ours."""
+def foreign(plan: DatabasePlan, seen: Shared) -> tuple[str, str] | None:
+    """A role or database that has a name of ours and is not ours, and the UID of the Tenant whose it is, if any."""
     for name in plan.things.roles:
         if name in seen.roles and not plan.things.owns(seen.roles[name].comment):
-            return f"Role {name}"
+            return f"Role {name}", Things.owner_said(seen.roles[name].comment)
     if CONNECT_ROLE in seen.roles and seen.roles[CONNECT_ROLE].comment != CONNECT_COMMENT:
-        return f"Role {CONNECT_ROLE}"
+        return f"Role {CONNECT_ROLE}", ""
     home = seen.databases.get(plan.database)
     if home and plan.isolation == "Database" and not owns_database(plan.things, home):
-        return f"Database {plan.database}"
+        return f"Database {plan.database}", Things.owner_said(home.comment)
     return None
 
 

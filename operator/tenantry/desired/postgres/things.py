@@ -93,6 +93,12 @@ class Things:
     def comment(self) -> str:
         return MARK + self.uid
 
+    @staticmethod
+    def owner_said(comment: str | None) -> str:
+        """The UID of the Tenant that something with this comment was made for; empty where it was for none."""
+        head = (comment or "").split(" ")[0]
+        return head.removeprefix(MARK) if head.startswith(MARK) else ""
+
     def owns(self, comment: str | None) -> bool:
         """Whether what carries this comment is this tenant's; words after the first are notes of ours."""
         return bool(comment) and (comment or "").split(" ")[0] == self.comment
