@@ -1,6 +1,6 @@
 """Hundreds of junk manifests while the operator runs: each is refused or ends as a condition, and nobody else notices.
 
-TENANTRY_JUNK says how many (150 unless told otherwise; `make soak` sends 500).
+TENANTRY_JUNK says how many; 150 unless told otherwise, for the time that their tenants take to be made and deleted.
 """
 
 from __future__ import annotations
