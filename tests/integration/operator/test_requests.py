@@ -1,0 +1,64 @@
+"""What a tenant costs the API server.  Requests are counted, not seconds: that does not depend on the machine."""
+
+import time
+from collections import Counter
+
+from tests.integration.operator.counting import objects, requests
+from tests.integration.operator.world import Replica, World, until
+
+TIERS = ["free"] * 14 + ["pro"] * 4 + ["enterprise"] * 2
+MORE_THAN_OBJECTS = 3
+"""The claim with its pins, the status of the Tenant, and that of its AccessKey."""
+OF_THE_REGION = 12
+"""Reads of the region's three Secrets, which all tenants share: anew every 15 s."""
+REST_SECONDS = 5
+
+
+def _settled(replica: Replica) -> Counter[str]:
+    """The requests, once none has been made for a second and nothing is in line."""
+    last: list[Counter[str]] = []
+
+    def look() -> bool:
+        last.append(requests(replica))
+        time.sleep(1)
+        return replica.value("tenantry_queue_depth") == 0 and requests(replica) == last[-1]
+
+    until(look, "the operator has nothing to do", 60)
+    return last[-1]
+
+
+def _leads(world: World, name: str) -> Replica:
+    replica = world.start(name, resync_seconds=300, lease_seconds=15)
+    until(lambda: "This replica" in replica.log.read_text(), "a leader", 60)
+    until(lambda: replica.value("tenantry_leader") == 1, "a leader that has listed everything", 60)
+    return replica
+
+
+def test_a_tenant_costs_three_requests_more_than_it_has_objects_and_none_at_rest(world: World) -> None:
+    replica = _leads(world, "requests")
+    before = _settled(replica)
+    made = {f"counted-{number}": tier for number, tier in enumerate(TIERS)}
+    try:
+        for name, tier in made.items():
+            world.tenant(name, tier)
+        for name in made:
+            world.ready(name, 120)
+        spent = _settled(replica) - before
+        counted = objects(world)
+        allowed = sum(counted[name] + MORE_THAN_OBJECTS for name in made) + OF_THE_REGION
+        each = {what: round(number / len(made), 2) for what, number in spent.most_common()}
+        assert sum(spent.values()) <= allowed, f"{sum(spent.values())} requests, {allowed} allowed; for each: {each}"
+
+        writes = replica.writes()
+        time.sleep(REST_SECONDS)
+        assert replica.writes() == writes, f"written at rest: {requests(replica) - before - spent}"
+
+        world.stop()
+        again = _leads(world, "restarted")
+        _settled(again)
+        assert again.writes() == 0, f"a start with everything as it should be wrote: {requests(again)}"
+    finally:
+        if not world.replicas:
+            world.start("cleans")
+        world.deleted(*made)
+        world.stop()
