@@ -39,7 +39,7 @@ AT_ONCE = 0.01
 REAPPLY = "it was stored before the schema had its rules, or by another version; correct the field and apply it again"
 
 PASSING = frozenset({Reason.ROLLING_OUT, Reason.WAITING})
-PASSING_SECONDS = 2.0
+PASSING_SECONDS = 5.0
 """How long a new tenant may wait for its Pods before the status says so."""
 
 
