@@ -14,7 +14,7 @@ from tests.integration.operator.restore import (
     lose,
     restore,
 )
-from tests.integration.operator.world import GROUP, World, until
+from tests.integration.operator.world import GROUP, NAMESPACE, World, region, until
 
 
 def settled(world: World, name: str) -> None:
@@ -83,6 +83,16 @@ def test_a_cluster_restored_under_new_uids_waits_for_a_person_and_has_its_data(o
         assert key
         assert key["api-key"] != keys[name]["api-key"]  # an AccessKey of another UID is another key
         assert world.keys(name) == {"default"} if name == "beta" else True
+    # It stays so without the annotation; and where the installation's secret was lost, new passwords are set.
+    adopt(world, "beta", None)
+    world.stop()
+    world.remove(f"/api/v1/namespaces/{NAMESPACE}/secrets/tenantry-master")
+    world.start()
+    for name in uids:
+        until(lambda n=name: not accepted(logins[n]), f"the old password of {name} is refused", 60)  # type: ignore[misc]
+        until(lambda n=name: accepted(marked[n].login()), f"{name} has a new one", 60)  # type: ignore[misc]
+        assert world.ready(name, 90)["status"]["adoptedUid"] == uids[name]
+        marked[name].check()
     assert world.scan()[0] == 0
     # And a deletion takes what was adopted.
     world.deleted(*uids)
@@ -190,3 +200,34 @@ def test_what_another_tool_drops_comes_back(operator):
     world.patch(f"{GROUP}/tenants/replaced/status", {"status": None})
     assert world.ready("replaced")["status"]["pinned"] == pinned
     marked.check()
+
+
+def test_a_region_made_again_serves_what_it_served(operator):
+    """A DataRegion of a new UID, from a backup or after its CRD was deleted."""
+    world = operator
+    world.create(f"{GROUP}/dataregions", region(world, "second", default=False))
+    try:
+        uid = world.tenant("moved", region="second")
+        world.ready("moved")
+        marked = Marked(world, "moved", uid).write()
+        world.remove(f"{GROUP}/dataregions/second")
+        assert "create it" in world.says("moved", "UnknownRegion")
+        world.create(f"{GROUP}/dataregions", region(world, "second", default=False))
+        world.ready("moved", 90)
+        marked.check()
+        # Deleted meanwhile, it waits for the region: nothing is left behind.
+        world.remove(f"{GROUP}/dataregions/second")
+        world.says("moved", "UnknownRegion")
+        world.remove(f"{GROUP}/tenants/moved")
+        until(lambda: "deletionTimestamp" in world.seen("moved")["metadata"], "it is being deleted", 30)
+        until(lambda: "empty ones" in world.says("moved", "UnknownRegion"), "the message says what to do", 60)
+        assert world.schemas("moved")
+        world.create(f"{GROUP}/dataregions", region(world, "second", default=False))
+        until(lambda: world.get(f"{GROUP}/tenants/moved") is None, "it is gone", 120)
+        assert not world.roles("moved")
+        assert [p for p in world.places(uid) if not p.startswith("shared_")] == []
+    finally:
+        if world.get(f"{GROUP}/dataregions/second") is None:
+            world.create(f"{GROUP}/dataregions", region(world, "second", default=False))
+        world.deleted("moved", seconds=120)
+        world.remove(f"{GROUP}/dataregions/second")

@@ -130,34 +130,6 @@ def test_foreign_things_of_our_names_are_named_and_left_alone(operator):
     world.deleted("taken", "squatted")
 
 
-@pytest.mark.parametrize("tier", ["free", "enterprise"])
-def test_delete_removes_everything_and_the_same_name_starts_empty(operator, tier):
-    world = operator
-    name = f"again-{tier}"
-    first = world.tenant(name, tier)
-    world.ready(name)
-    old_key = world.secret(f"tenant-{name}", "accesskey-default")
-    old_login = world.secret(f"tenant-{name}", "postgres")
-    world.rows(f"CREATE TABLE tenant_again_{tier}.kept (x int)")
-    world.deleted(name)
-    assert not world.schemas(name)
-    assert not world.roles(name)
-    assert [p for p in world.places(first) if not p.startswith("shared_")] == []
-    for namespace in (f"tenant-{name}", f"runtime-{name}"):
-        assert world.get(f"/api/v1/namespaces/{namespace}") is None
-    second = world.tenant(name, tier)
-    assert second != first
-    world.ready(name)
-    assert world.rows("SELECT count(*) FROM pg_class WHERE relname = 'kept'") == [(0,)]
-    for secret, field, old in (("accesskey-default", "api-key", old_key), ("postgres", "password", old_login)):
-        new = world.secret(f"tenant-{name}", secret)
-        assert new
-        assert old
-        assert new[field] != old[field]
-    assert world.places(first) == []
-    assert world.places(second)
-
-
 def test_retain_keeps_the_data_out_of_reach(operator):
     world = operator
     uid = world.tenant("kept", "enterprise", deletion={"policy": "Retain"})
