@@ -10,8 +10,10 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from dev.cluster import paths
 
@@ -22,6 +24,10 @@ KUBE = str(paths.BIN / "kube")
 PYTEST = [PYTHON, "-m", "pytest", "--durations=5"]
 SERVERS = ["--reruns=1"]
 """Real servers now and then answer late: a test that fails is tried once more, and is shown as a rerun to mend."""
+AT_ONCE = 2
+"""Integration suites at a time: each has servers of its own, and most of its time is waiting for them."""
+LONG = ("tests/integration/operator", "tests/integration/survival")
+"""Begun first."""
 LINT: tuple[tuple[str, ...], ...] = (
     (f"{BIN}/ruff", "check", "."),
     (f"{BIN}/ruff", "format", "--check", "."),
@@ -53,10 +59,26 @@ def unit() -> bool:
 
 
 def integration() -> bool:
-    """One process for each folder, so that no suite's servers stay up while the next one runs."""
-    folders = sorted(folder.parent for folder in (paths.ROOT / "tests" / "integration").glob("*/test_*.py"))
-    results = [run([*PYTEST, *SERVERS, str(f.relative_to(paths.ROOT))]) for f in dict.fromkeys(folders)]
-    return all(results)
+    """One process for each folder, so that no suite's servers outlive it; two at a time, since they mostly wait."""
+    folders = sorted({test.parent for test in (paths.ROOT / "tests" / "integration").glob("*/test_*.py")})
+    suites = sorted((str(f.relative_to(paths.ROOT)) for f in folders), key=lambda f: f not in LONG)
+    lock = threading.Lock()
+
+    def suite(folder: str) -> bool:
+        began = time.monotonic()
+        with lock:
+            print(f"  $ {shown([*PYTEST, *SERVERS, folder])}    (begun; what it says comes at its end)", flush=True)
+        done = subprocess.run(
+            [*PYTEST, *SERVERS, folder],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=paths.ROOT, check=False,
+        )  # fmt: skip
+        with lock:
+            sys.stdout.write(done.stdout.decode(errors="replace"))
+            print(f"  {folder} ended after {time.monotonic() - began:.0f} s", flush=True)
+        return done.returncode == 0
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return all(list(pool.map(suite, suites)))
 
 
 def e2e() -> bool:
@@ -67,10 +89,15 @@ PARTS = {"lint": lint, "unit": unit, "integration": integration, "e2e": e2e}
 NEED_PROGRAMS = frozenset({"integration", "e2e"})
 
 
+def shown(command: Sequence[str]) -> str:
+    """As somebody would type it."""
+    text = " ".join(word.removeprefix(f"{BIN}/").replace(PYTHON, "python") for word in command)
+    return text.replace(KUBE + " helm", "helm")
+
+
 def run(command: Sequence[str]) -> bool:
     """Run one program with our output and no input; whether it succeeded."""
-    shown = " ".join(word.removeprefix(f"{BIN}/").replace(PYTHON, "python") for word in command)
-    print(f"  $ {shown.replace(KUBE + ' helm', 'helm')}", flush=True)
+    print(f"  $ {shown(command)}", flush=True)
     return subprocess.run(command, stdin=subprocess.DEVNULL, cwd=paths.ROOT, check=False).returncode == 0
 
 
