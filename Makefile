@@ -49,7 +49,7 @@ crds: venv ## Write crds/ and the chart's copies from the models
 	@$(PY) -m tenantry.api.crd crds charts/tenantry/crds
 
 kills: venv ## Kill the operator around each of its effects (SEED=); prints the coverage
-	@$(PY) -m tests.integration.operator.kills $(SEED)
+	@$(PY) -m tests.integration.survival.kills $(SEED)
 
 soak: venv ## Random work, kills, outages and drifts for half an hour (SECONDS=, SEED=)
 	@$(PY) -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))

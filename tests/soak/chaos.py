@@ -16,8 +16,8 @@ import httpx
 import psycopg
 from pymilvus.exceptions import MilvusException
 
-from tests.integration.operator.kills import agrees
 from tests.integration.operator.world import GROUP, Replica, World
+from tests.integration.survival.kills import agrees
 from tests.soak.drifts import Drifts
 
 TIERS = ("free", "free", "pro", "enterprise")

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from dev.cluster import postgres
-from tests.integration.operator.faults import FAR, NEAR, Faults, faulty
 from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, MERGE, World, until
+from tests.integration.survival.faults import FAR, NEAR, Faults, faulty
 
 
 @pytest.fixture(scope="module")

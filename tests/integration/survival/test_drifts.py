@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 
 from dev.cluster import postgres
-from tests.integration.operator.kills import DATABASES
 from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, World, until
+from tests.integration.survival.kills import DATABASES
 
 Json = dict[str, Any]
 TENANTS: dict[str, tuple[str, Json]] = {

@@ -10,8 +10,8 @@ import pytest
 
 from tenantry.settings import Settings
 from tests.apiproxy import ApiProxy
-from tests.integration.operator.faults import unforeseen
 from tests.integration.operator.world import NAMESPACE, Json, Replica, World, until
+from tests.integration.survival.faults import unforeseen
 
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/tenantry"
 DEFAULT_SECONDS = Settings(runtime_image="x").lease_seconds

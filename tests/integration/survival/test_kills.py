@@ -1,6 +1,6 @@
 """A share, chosen by the seed, of the kills around each effect; `make kills` does all of them."""
 
-from tests.integration.operator.kills import SEED, both_passes
+from tests.integration.survival.kills import SEED, both_passes
 
 SHARE = 12
 

@@ -1,6 +1,6 @@
 """One scenario through which the operator is killed around each of its effects.
 
-``python -m tests.integration.operator.kills [SEED]`` runs it whole, in a world of its own, and prints the coverage.
+``python -m tests.integration.survival.kills [SEED]`` runs it whole, in a world of its own, and prints the coverage.
 The scenario runs twice: first nothing is killed, which shows what must come out and which effects there are; then
 with kills (mortal.py).  After each phase the two must have the same objects, roles, schemas, keys and vectors.
 """
@@ -22,7 +22,7 @@ from tenantry import names
 from tenantry.backends.kinds import CHILDREN, SECRET
 from tests.integration.operator.world import GROUP, World, running, until
 
-MODULE = "tests.integration.operator.mortal"
+MODULE = "tests.integration.survival.mortal"
 NEVER = 2**31
 SEED = 20261122
 DATABASES = {"database": {"isolation": "Database"}, "vectors": {"isolation": "Database"}}
@@ -301,7 +301,7 @@ def moments(path: Path) -> frozenset[tuple[str, str, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.integration.operator.kills")
+    parser = argparse.ArgumentParser(prog="python -m tests.integration.survival.kills")
     parser.add_argument("seed", nargs="?", type=int, default=SEED)
     parser.add_argument("--share", type=int, default=1, help="of all kills, only every how many-th")
     parser.add_argument("--folder", help="where the servers keep their data and logs")

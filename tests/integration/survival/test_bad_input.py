@@ -6,8 +6,8 @@ import yaml
 
 from tests import samples
 from tests.controlplane import CRDS
-from tests.integration.operator.faults import unforeseen
 from tests.integration.operator.world import GROUP, World, region, until
+from tests.integration.survival.faults import unforeseen
 
 
 def test_a_region_deleted_while_it_is_in_use(operator: World) -> None:

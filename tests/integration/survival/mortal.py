@@ -1,4 +1,4 @@
-"""The operator, killed with SIGKILL around each of its effects: ``python -m tests.integration.operator.mortal``.
+"""The operator, killed with SIGKILL around each of its effects: ``python -m tests.integration.survival.mortal``.
 
 It runs `tenantry.run` as it is and watches, from outside, the three libraries through which the operator reaches
 the world: aiohttp (writes to the API server, the watches' included), psycopg (a commit, or a statement that writes

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tenantry.api import AccessKey, DataRegion, Resource, Tenant, TenantTier, crd
 from tenantry.api.conditions import Reason
 from tests import samples, strategies
-from tests.integration.operator.faults import unforeseen
 from tests.integration.operator.world import GROUP, World, region, until
+from tests.integration.survival.faults import unforeseen
 
 COUNT = int(os.environ.get("TENANTRY_JUNK", "150"))
 SEED = 500
