@@ -156,8 +156,10 @@ def runtime_quota(resolved: Resolved) -> Json:
         "pods": pieces(rollout_pods(resolved.replicas)),
         "configmaps": "10",
         "secrets": "10",
-        "services": "2",
-        "count/deployments.apps": "1",
+        # One of each is made.  An API server counts what it is asked to make before it is made: for a request that
+        # was cut off, as by the end of the operator, the count stays until the quota is worked out anew, after minutes.
+        "services": "5",
+        "count/deployments.apps": "5",
         "count/replicasets.apps": "10",
         "count/jobs.batch": "0",
         **dict.fromkeys(LIMITED_COUNTS, "0"),

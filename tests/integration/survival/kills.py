@@ -54,6 +54,7 @@ class Scenario:
     """For each phase to converge."""
     enter: Callable[[str], None]
     """Called with the name of each phase before it begins."""
+    tenants: tuple[str, ...] = tuple(TENANTS)
     uids: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, dict[str, Shape]] = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ class Scenario:
         for phase in (self.create, self.change, self.undo, self.rotate, self.move):
             self.enter(phase.__name__)
             phase()
-            self.shapes[phase.__name__] = {name: self.converged(name) for name in TENANTS}
+            self.shapes[phase.__name__] = {name: self.converged(name) for name in self.tenants}
             self.scan_is_clean()
         self.enter("delete")
         self.delete()
@@ -73,14 +74,15 @@ class Scenario:
     # -- phases ------------------------------------------------------------------------
 
     def create(self) -> None:
-        for tenant, (tier, policy, spec) in TENANTS.items():
+        for tenant in self.tenants:
+            tier, policy, spec = TENANTS[tenant]
             vectors = {**spec.get("vectors", {}), "dimension": self.dimension}
             spec = {**spec, "vectors": vectors, "deletion": {"policy": policy}}
             self.uids[tenant] = self.world.tenant(self.name(tenant), tier, **spec)
 
     def change(self) -> None:
         """Settings, one more namespace, two more keys."""
-        for tenant in TENANTS:
+        for tenant in self.tenants:
             for key in ("ci", "short"):
                 self.world.create(
                     f"{GROUP}/namespaces/tenant-{self.name(tenant)}/accesskeys",
@@ -91,7 +93,7 @@ class Scenario:
 
     def undo(self) -> None:
         """The namespace goes, one key is rotated, one is deleted."""
-        for tenant in TENANTS:
+        for tenant in self.tenants:
             keys = f"{GROUP}/namespaces/tenant-{self.name(tenant)}/accesskeys"
             self.world.patch(f"{keys}/ci", {"metadata": {"annotations": {"tenantry.dev/rotate": "1"}}})
             self.world.remove(f"{keys}/short")
@@ -99,9 +101,9 @@ class Scenario:
 
     def rotate(self) -> None:
         """Every runtime's logins; asked for once, it is done once, however often the operator dies."""
-        for tenant in TENANTS:
+        for tenant in self.tenants:
             self.world.patch(f"{GROUP}/tenants/{self.name(tenant)}", {"metadata": {"annotations": {ROTATE: "1"}}})
-        for tenant in TENANTS:
+        for tenant in self.tenants:
             until(lambda t=tenant: self.turned(t), f"{self.name(tenant)} uses its new logins", self.seconds)
 
     def turned(self, tenant: str) -> bool:
@@ -109,11 +111,11 @@ class Scenario:
         return state.get("requested") == "1" and bool(state.get("rolledOutAt"))
 
     def move(self) -> None:
-        for tenant, tier in MOVES.items():
-            self.world.change(self.name(tenant), tier=tier)
+        for tenant in self.tenants:
+            self.world.change(self.name(tenant), tier=MOVES[tenant])
 
     def delete(self) -> None:
-        self.world.deleted(*map(self.name, TENANTS), seconds=self.seconds)
+        self.world.deleted(*map(self.name, self.tenants), seconds=self.seconds)
         for tenant, uid in self.uids.items():
             name = self.name(tenant)
             kept = TENANTS[tenant][1] == "Retain"
@@ -249,7 +251,9 @@ class Coverage:
         return ["\t".join(m) for m in sorted((self.met | self.calm) - self.killed)]
 
 
-def both_passes(world: World, folder: Path, seed: int, share: int, seconds: float) -> Coverage:
+def both_passes(
+    world: World, folder: Path, seed: int, share: int, seconds: float, tenants: tuple[str, ...] = tuple(TENANTS)
+) -> Coverage:
     """Raises AssertionError where what comes out of the second differs from the first."""
     calm, killed = folder / "calm", folder / "killed"
     passes = []
@@ -263,7 +267,7 @@ def both_passes(world: World, folder: Path, seed: int, share: int, seconds: floa
             (place / "next").rename(place / "phase")
             print(f"  {time.monotonic() - started:5.0f} s  {place.name}: {phase}", flush=True)
 
-        scenario = Scenario(world, prefix, dimension, seconds, enter)
+        scenario = Scenario(world, prefix, dimension, seconds, enter, tenants)
         enter("start")
         replica = world.start(
             prefix, module=MODULE, lease_seconds=15, TENANTRY_POD=prefix,
@@ -305,6 +309,7 @@ def main() -> int:
     parser.add_argument("seed", nargs="?", type=int, default=SEED)
     parser.add_argument("--share", type=int, default=1, help="of all kills, only every how many-th")
     parser.add_argument("--folder", help="where the servers keep their data and logs")
+    parser.add_argument("--seconds", type=float, default=900, help="for each phase to converge")
     parser.add_argument("--quiet", action="store_true", help="do not list what was left out")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended on request."))  # so that no server stays behind
@@ -313,7 +318,7 @@ def main() -> int:
         folder = Path(options.folder or made)
         folder.mkdir(parents=True, exist_ok=True)
         with running(folder / "world") as world:
-            found = both_passes(world, folder, options.seed, options.share, 900)
+            found = both_passes(world, folder, options.seed, options.share, options.seconds)
     if not options.quiet:
         print(*found.missed, sep="\n")
     print(f"{found.line()} (seed {options.seed}, {time.monotonic() - started:.0f} s)")

@@ -106,7 +106,7 @@ def test_the_runtimes_quota_holds_a_rollout(replicas):
     tenant = samples.resolved("acme", runtime={"replicas": {"min": replicas}})
     hard = quota.runtime_quota(tenant)["spec"]["hard"]
     assert int(hard["pods"]) > replicas
-    assert int(hard["count/deployments.apps"]) == 1
+    assert int(hard["count/deployments.apps"]) > 1, "a request that was cut off may be counted for minutes"
 
 
 def test_small_pods_may_replace_large_ones():
