@@ -79,7 +79,7 @@ def test_a_spec_that_becomes_wrong_half_way_and_a_store_that_is_away(operator):
     away = {**region(world, "later")["spec"]["postgres"], "port": 1}
     world.create(f"{GROUP}/dataregions", region(world, "later", default=False, postgres=away))
     try:
-        uid = world.tenant("halfway", "enterprise", region="later")
+        uid = world.tenant("halfway", "pro", region="later")
         world.says("halfway", "DatabaseUnavailable")
         until(lambda: world.condition("halfway", "VectorsReady").get("status") == "True", "vectors are made", 60)
         assert state(world, "halfway") == ""  # what passes takes nothing back
@@ -89,7 +89,7 @@ def test_a_spec_that_becomes_wrong_half_way_and_a_store_that_is_away(operator):
         world.patch(f"{GROUP}/dataregions/later", {"spec": {"postgres": region(world, "later")["spec"]["postgres"]}})
         removed(world, "halfway", "UnknownTier")
         assert nothing(world, "halfway", uid)
-        world.deleted("halfway")
     finally:
+        world.patch(f"{GROUP}/dataregions/later", {"spec": {"postgres": region(world, "later")["spec"]["postgres"]}})
         world.deleted("halfway")
         world.remove(f"{GROUP}/dataregions/later")
