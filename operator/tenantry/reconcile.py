@@ -5,10 +5,8 @@ import random
 import time
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from tenantry import log, names, rotation
-from tenantry import status as statuses
 from tenantry.adoption import Adoption
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
@@ -20,13 +18,16 @@ from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.deletion import Deletion
 from tenantry.events import Events
 from tenantry.metrics import Metrics
+from tenantry.outcomes import failed
+from tenantry.prompts import Prompts
 from tenantry.queue import Queue
 from tenantry.resolve import Problem, Resolved, resolve
 from tenantry.rollback import Rollback, recall
+from tenantry.saying import REAPPLY, Teller, reference
 from tenantry.status import Report
-from tenantry.subsystems import Subsystems, Work, failed
+from tenantry.subsystems import Subsystems
 from tenantry.view import Unreadable, View
-from tenantry_runtime.prompt import PromptError, try_out
+from tenantry.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ STALLED_SECONDS = 30
 
 DELETING_SECONDS = 2
 AT_ONCE = 0.01
-
-REAPPLY = "it was stored before the schema had its rules, or by another version; correct the field and apply it again"
 
 PASSING = frozenset({Reason.ROLLING_OUT, Reason.WAITING})
 PASSING_SECONDS = 5.0
@@ -61,13 +60,11 @@ class Reconciler:
         self.deletion = deletion
         self.adoption = adoption
         self.rollback = Rollback(deletion, subsystems, resync_seconds)
-        self.events = events
+        self.teller = Teller(view, kubernetes, events, metrics)
+        self.prompts = Prompts()
         self.metrics = metrics
         self.resync_seconds = resync_seconds
         self.queue: Queue | None = None
-        self._prompts: dict[tuple[str, str, str, str], str] = {}
-        """What is wrong with a template for a name, a tier and instructions; empty if nothing is."""
-        self._spend: dict[str, float] = {}
         self._passing: dict[str, float] = {}
         """UID -> since when (monotonic) it waits for what passes, or was last said to."""
 
@@ -80,7 +77,7 @@ class Reconciler:
         if tenant is None:
             self.metrics.conditions.pop(name, None)
             if stored := self.view.unreadable.get((TENANT.kind, "", name)):
-                return await self._say_unreadable(name, stored)
+                return await self._unreadable(name, stored)
             return None
         with self.metrics.reconcile_seconds.time():
             try:
@@ -100,7 +97,7 @@ class Reconciler:
         rolled_back = tenant.status.rolled_back if tenant.status else None
         found = resolve(tenant, self.view.tiers, self.view.regions)
         if isinstance(found, Resolved):
-            found = self._prompt(found) or found
+            found = self.prompts.problem(found) or found
         if not isinstance(found, Resolved):
             report.problems = tuple(self._explained(problem, tenant) for problem in found)
         if rolled_back and rolled_back.state == "Removing":
@@ -123,7 +120,7 @@ class Reconciler:
             if not await self.rollback.may_try(work):
                 return await self._finish(tenant, report)
             await self._claim(work)
-            await self._say(tenant, {"rolledBack": {"state": "Trying", "failed": list(rolled_back.failed)}})
+            await self.teller.say(tenant, {"rolledBack": {"state": "Trying", "failed": list(rolled_back.failed)}})
         elif names.FINALIZER not in tenant.metadata.finalizers or tenant.noted is None:
             await self._claim(work)
         work.turn = await self._turn(tenant, found)
@@ -153,26 +150,17 @@ class Reconciler:
             return problem
         return Problem(problem.reason, f"{kind} {name!r} can't be read ({stored.message}); {REAPPLY}")
 
-    async def _say_unreadable(self, name: str, stored: Unreadable) -> float | None:
+    async def _unreadable(self, name: str, stored: Unreadable) -> float | None:
         """What was provisioned is left as it is, and a deletion waits too: nobody knows what is asked for."""
-        report = Report(
-            problems=(Problem(Reason.INVALID_SPEC, f"The stored Tenant can't be read ({stored.message}); {REAPPLY}"),)
-        )
-        made = statuses.conditions(report, stored.conditions, stored.generation, datetime.now(UTC))
-        before = [c.model_dump(mode="json", by_alias=True, exclude_none=True) for c in stored.conditions]
-        told = {c["type"]: (c["reason"], c["message"], c["observedGeneration"]) for c in made}
-        if told == {c["type"]: (c["reason"], c["message"], c.get("observedGeneration", 0)) for c in before}:
-            return None
         assert self.queue is not None
         try:
-            who: Json = {"metadata": {"name": name, "uid": stored.uid}}
-            answer = await self.kubernetes.merge(TENANT, who, {"status": {"conditions": made}}, "status")
+            said = await self.teller.unreadable(name, stored)
         except ApiError as error:
             logger.warning("That the Tenant can't be read could not be said: %s", error.message)
             return self.queue.backoff(name)
-        self.view.put(TENANT, answer)
-        self.metrics.reconciles.labels("stalled").inc()
-        self.queue.succeeded(name)
+        if said:
+            self.metrics.reconciles.labels("stalled").inc()
+            self.queue.succeeded(name)
         return None
 
     async def _adopt(self, work: Work) -> float | None:
@@ -198,28 +186,8 @@ class Reconciler:
             report.problems = (problem,) if problem else ()
             return await self._finish(tenant, report)
         logger.info("The tenant takes over what UID %s left under its name", tenant.asks_for)
-        await self._say(tenant, {"adoptedUid": tenant.asks_for, "rolledBack": None})
+        await self.teller.say(tenant, {"adoptedUid": tenant.asks_for, "rolledBack": None})
         return AT_ONCE
-
-    async def _say(self, tenant: Tenant, status: Json) -> None:
-        """A part of the status that must be stored before what comes next."""
-        answer = await self.kubernetes.merge(TENANT, _reference(tenant), {"status": status}, "status")
-        self.view.learn(TENANT, answer)
-
-    def _prompt(self, resolved: Resolved) -> tuple[Problem, ...] | None:
-        """The template is tried before it is handed on: a bad one leaves the old prompt serving."""
-        prompt = (resolved.template, resolved.display_name, resolved.tier, resolved.custom_instructions)
-        if prompt not in self._prompts:
-            if len(self._prompts) > 1000:
-                self._prompts.clear()
-            try:
-                try_out(*prompt)
-                self._prompts[prompt] = ""
-            except PromptError as error:
-                self._prompts[prompt] = str(error)
-        if message := self._prompts[prompt]:
-            return (Problem(Reason.INVALID_TEMPLATE, f"The system prompt template can't be used: {message}"),)
-        return None
 
     async def _claim(self, work: Work) -> None:
         """The finalizer and the pins in one write, before anything is made: what is made is also found again."""
@@ -235,12 +203,12 @@ class Reconciler:
                 "resourceVersion": tenant.metadata.resource_version,
             }
         }
-        await self.kubernetes.merge(TENANT, _reference(tenant), patch)
+        await self.kubernetes.merge(TENANT, reference(tenant), patch)
 
     async def _pin(self, tenant: Tenant, report: Report, pinned: Pinned) -> None:
         patch: Json = {"metadata": {"annotations": {names.PINNED_ANNOTATION: pinned.model_dump_json(by_alias=True)}}}
         report.pinned = pinned
-        await self.kubernetes.merge(TENANT, _reference(tenant), patch)
+        await self.kubernetes.merge(TENANT, reference(tenant), patch)
 
     async def _turn(self, tenant: Tenant, resolved: Resolved) -> RotatedCredentials:
         """Whose turn it is among the tenant's logins; a rotation that begins is stored before anything is made."""
@@ -249,7 +217,7 @@ class Reconciler:
         if begun is None:
             return rotations.state(tenant, resolved.uid)
         patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}
-        await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status")
+        await self.kubernetes.merge(TENANT, reference(tenant), patch, "status")
         rotations.note(resolved.uid, begun)
         logger.info("The credentials are rotated: generation %d begins", begun.generation)
         return begun
@@ -265,7 +233,7 @@ class Reconciler:
         assert self.queue is not None
         if passes and (rest := self._passing_for(tenant)) > 0:
             return rest
-        await self._write(tenant, report)
+        await self.teller.report(tenant, report)
         self._passing.pop(tenant.uid, None)
         if passes:
             self._passing_for(tenant)
@@ -303,45 +271,6 @@ class Reconciler:
         """The resync, spread so that a thousand tenants don't come at once."""
         return self.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
 
-    async def _write(self, tenant: Tenant, report: Report) -> None:
-        now = datetime.now(UTC)
-        stored = self.view.tenants.get(tenant.name)
-        if stored is None or stored.uid != tenant.uid:
-            return
-        old = stored.status.spend if stored.status else None
-        if report.spend and old and report.spend != old:
-            if time.monotonic() - self._spend.get(tenant.uid, -1e9) < statuses.SPEND_SECONDS:
-                report.spend = old
-            else:
-                self._spend[tenant.uid] = time.monotonic()
-        after = statuses.build(tenant, report, now)
-        before = statuses.current(stored)
-        patch = statuses.patch(before, after)
-        self.metrics.conditions[tenant.name] = ()
-        if patch is not None:
-            try:
-                await self.kubernetes.merge(TENANT, _reference(tenant), {"status": patch}, "status")
-            except ApiError as error:
-                if error.status == 404:
-                    return
-                raise
-            await self._tell(stored, after)
-        current = self.view.tenants.get(tenant.name)
-        if current and current.status:
-            self.metrics.tell(tenant.name, current.status.conditions)
-
-    async def _tell(self, tenant: Tenant, after: Json) -> None:
-        before = tenant.status.conditions if tenant.status else ()
-        for c in statuses.transitions(before, after["conditions"]):
-            if c["type"] == Type.READY and c["status"] == "True":
-                await self.events.tell("Tenant", tenant.name, tenant.uid, "Normal", c["reason"], c["message"])
-                logger.info("Ready")
-            elif c["type"] == Type.STALLED and c["status"] == "True":
-                await self.events.tell("Tenant", tenant.name, tenant.uid, "Warning", c["reason"], c["message"])
-                logger.warning("Stalled: %s: %s", c["reason"], c["message"])
-            elif c["type"] in statuses.SUBSYSTEMS and c["status"] == "False":
-                logger.info("%s: %s: %s", c["type"], c["reason"], c["message"])
-
     # -- ceasing to be ------------------------------------------------------------------
 
     async def _delete(self, tenant: Tenant) -> float | None:
@@ -354,13 +283,13 @@ class Reconciler:
             left = await self.deletion.run(tenant)
         except (BackendError, ApiError) as error:
             left = failed(Type.READY, error)
-            await self._write_ending(tenant, left)
+            await self.teller.ending(tenant, left)
             return self.queue.backoff(tenant.name)
         if left is None:
             self.metrics.conditions.pop(tenant.name, None)
             self.queue.succeeded(tenant.name)
             return None
-        await self._write_ending(tenant, left)
+        await self.teller.ending(tenant, left)
         return STALLED_SECONDS if left.stalls else DELETING_SECONDS
 
     def _forget(self, tenant: Tenant) -> None:
@@ -370,32 +299,8 @@ class Reconciler:
             self.subsystems.keys.forget(uid)
             self.subsystems.rotations.forget(uid)
         self._passing.pop(tenant.uid, None)
-        self._spend.pop(tenant.uid, None)
+        self.teller.forget(tenant.uid)
         self.kubernetes.forget(tenant.name)
-
-    async def _write_ending(self, tenant: Tenant, left: statuses.Outcome) -> None:
-        """Only Ready, Reconciling and Stalled speak of the deletion."""
-        stored = self.view.tenants.get(tenant.name) or tenant
-        before = stored.status.conditions if stored.status else ()
-        report = Report()
-        if left.stalls:
-            report.problems = (Problem(left.reason, left.message),)
-        else:
-            report.add(replace(left, type=Type.NAMESPACES))  # as what Ready takes its reason from
-        told = ("Ready", "Reconciling", "Stalled")
-        made = statuses.conditions(report, before, tenant.metadata.generation, datetime.now(UTC))
-        stored_conditions = statuses.current(stored).get("conditions", [])
-        conditions = [
-            *(c for c in made if c["type"] in told),
-            *(c for c in stored_conditions if c["type"] in statuses.SUBSYSTEMS),
-        ]
-        if conditions != stored_conditions:
-            try:
-                patch = {"status": {"conditions": conditions}}
-                await self.kubernetes.merge(TENANT, _reference(tenant), patch, "status")
-            except ApiError as error:
-                if error.status != 404:
-                    raise
 
 
 def pins(resolved: Resolved) -> Pinned:
@@ -409,7 +314,3 @@ def pins(resolved: Resolved) -> Pinned:
         metric=resolved.vectors.metric,
         collection=resolved.collection,
     )
-
-
-def _reference(tenant: Tenant) -> Json:
-    return {"metadata": {"name": tenant.name, "uid": tenant.uid}}

@@ -16,9 +16,11 @@ from tenantry.api.tenant import RolledBack
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.deletion import Deletion
+from tenantry.outcomes import failed
 from tenantry.resolve import Resolved
 from tenantry.status import SUBSYSTEMS, Outcome, Report, known
-from tenantry.subsystems import Subsystems, Work, failed
+from tenantry.subsystems import Subsystems
+from tenantry.work import Work
 
 logger = logging.getLogger(__name__)
 

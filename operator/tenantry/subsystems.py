@@ -6,101 +6,42 @@ A failure of one is its own condition: it delays neither the others nor another 
 import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from tenantry import rotation
+from tenantry import outcomes, rotation
 from tenantry.accesskeys import AccessKeys
-from tenantry.api import DataRegion, Reason, Tenant
+from tenantry.api import Reason, Tenant
 from tenantry.api.base import Condition
 from tenantry.api.conditions import Type
-from tenantry.api.tenant import Pinned, RotatedCredentials, Spend
+from tenantry.api.tenant import Spend
 from tenantry.backends import kinds
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.kubernetes import KubernetesBackend, owned, said
-from tenantry.backends.observed import key
+from tenantry.backends.observed import Rollout, key
 from tenantry.backends.postgres import Ahead
 from tenantry.credentials import Credentials, Logins
 from tenantry.desired import configuration, database, kubernetes, secrets, vectors
 from tenantry.desired.meta import DesiredError
 from tenantry.desired.options import Options
 from tenantry.desired.postgres.things import Things
-from tenantry.desired.vectors import VectorPlan
 from tenantry.metrics import Metrics
+from tenantry.outcomes import compliance, dollars, failed, good, usable
 from tenantry.regions import Backends, Regions
-from tenantry.resolve import Resolved
 from tenantry.rotation import Rotations
-from tenantry.status import Outcome, Report
+from tenantry.status import Outcome
+from tenantry.work import Verified, Work, memory
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
-
-
-class Verified:
-    """What was seen to hold lately, so that an event on one thing costs no look at all the others."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._seen: dict[tuple[str, str], tuple[str, float]] = {}
-
-    def holds(self, uid: str, what: str, digest: str) -> bool:
-        seen = self._seen.get((uid, what))
-        return seen is not None and seen[0] == digest and time.monotonic() - seen[1] < self._seconds
-
-    def note(self, uid: str, what: str, digest: str) -> None:
-        self._seen[uid, what] = (digest, time.monotonic())
-
-    def forget(self, uid: str) -> None:
-        for k in [k for k in self._seen if k[0] == uid]:
-            del self._seen[k]
-
-
-@dataclass
-class Work:
-    """One reconcile of one tenant."""
-
-    tenant: Tenant
-    resolved: Resolved
-    region: DataRegion
-    report: Report
-    pin: Callable[[Pinned], Awaitable[None]]
-    spaces: list[Json] | None = None
-    """The namespaces and what is in them but for the runtime, once they were asked for."""
-    changes: int = 0
-    """How many of the tenant's Kubernetes objects had changed when this began."""
-    vectors: VectorPlan | None = None
-    """Set once the vectors were seen to hold."""
-    turn: RotatedCredentials = field(default_factory=RotatedCredentials)
-    """Whose turn it is among the tenant's logins."""
-    logins: Logins | None = None
-    """Set once PostgreSQL was seen to accept these, and no others."""
-
-    @property
-    def rotating(self) -> bool:
-        """Then logins come and go on purpose: that is no drift."""
-        return rotation.rolling(self.turn) or rotation.draining(self.turn)
-
-    @property
-    def first(self) -> bool:
-        """Not yet seen Ready: what nobody watches is likely not there yet."""
-        return not self.tenant.was_ready
-
-    def digest(self, *more: object) -> str:
-        return hashlib.sha256(repr((self.resolved, *more)).encode()).hexdigest()
 
 
 _OBJECTS = {Type.NAMESPACES: "namespaces", Type.RUNTIME: "runtime"}
 """Conditions of objects of the API server, and what metrics call them."""
 _SECRETS = {"postgres": "database", "milvus": "vectors", "runtime": "runtime"}
 """To which subsystem a drift of a Secret is counted."""
-
-
-def memory(backends: Backends) -> tuple[int, int]:
-    """Tells two sets of backends apart: a changed region is looked at anew."""
-    return id(backends.postgres), id(backends.milvus)
 
 
 class Subsystems:
@@ -128,7 +69,7 @@ class Subsystems:
     async def run(self, work: Work) -> None:
         """Namespaces first, since Secrets live there; then the stores side by side; then the runtime."""
         report = work.report
-        report.add(compliance(work))
+        report.add(compliance(work.tenant, work.region))
         report.add(await self._attempt(Type.NAMESPACES, self._namespaces(work)))
         try:
             backends = await self.regions.get(work.region)
@@ -142,7 +83,7 @@ class Subsystems:
         if backends and not waiting:
             report.add(await self._attempt(Type.RUNTIME, self._runtime(work, backends)))
         else:
-            report.add(self._waits(work, waiting))
+            report.add(outcomes.waits(self._deployment(work), waiting))
         if work.logins:
             now = rotation.clock()
             work.turn = self.rotations.ended(work.turn, now, work.resolved, ready=report.ready, used=work.logins)
@@ -173,7 +114,7 @@ class Subsystems:
     async def only(self, work: Work, kinds: Collection[str]) -> None:
         """Bring about these alone, before anything else of the tenant is there."""
         report = work.report
-        report.add(compliance(work))
+        report.add(compliance(work.tenant, work.region))
         for kind in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS, Type.RUNTIME):
             report.add(Outcome(kind, "False", Reason.WAITING, f"Is made once {', '.join(kinds)} is in order"))
         if Type.NAMESPACES in kinds:
@@ -387,37 +328,10 @@ class Subsystems:
                 *(["milvus"] if secrets.milvus(resolved, place, login) else []),
             )
         )
-        return self._rollout(resolved)
+        return outcomes.rollout(self._deployment(work), resolved)
 
-    def _rollout(self, resolved: Resolved) -> Outcome:
-        seen = self.kubernetes.observed.rollout(("Deployment", resolved.runtime_namespace, "runtime"))
-        wanted = resolved.replicas
-        if seen is None or not seen.current:
-            return Outcome(Type.RUNTIME, "False", Reason.ROLLING_OUT, "The Deployment is not yet acted upon")
-        if seen.available >= wanted and seen.updated >= wanted and seen.replicas == seen.updated:
-            return good(Type.RUNTIME, f"{seen.available} of {wanted} replicas are available")
-        if seen.failing:
-            return Outcome(
-                Type.RUNTIME,
-                "False",
-                Reason.RUNTIME_UNAVAILABLE,
-                f"{seen.available} of {wanted} replicas are available: {seen.failing}. Look at the Pods in "
-                f"{resolved.runtime_namespace}",
-            )
-        return Outcome(
-            Type.RUNTIME,
-            "False",
-            Reason.ROLLING_OUT,
-            f"{seen.updated} of {wanted} replicas are new, {seen.available} available",
-        )
-
-    def _waits(self, work: Work, for_what: list[Type]) -> Outcome:
-        """Not touched now: a runtime that is there goes on serving."""
-        seen = self.kubernetes.observed.rollout(("Deployment", work.resolved.runtime_namespace, "runtime"))
-        text = f"Waits for {', '.join(for_what)}"
-        if seen and seen.available:
-            text += "; the replicas that are there go on"
-        return Outcome(Type.RUNTIME, "False", Reason.WAITING, text)
+    def _deployment(self, work: Work) -> Rollout | None:
+        return self.kubernetes.observed.rollout(("Deployment", work.resolved.runtime_namespace, "runtime"))
 
     # -- shared ---------------------------------------------------------------------------
 
@@ -438,37 +352,3 @@ class Subsystems:
 
 def _conditions(tenant: Tenant) -> tuple[Condition, ...]:
     return tenant.status.conditions if tenant.status else ()
-
-
-def usable(outcome: Outcome) -> bool:
-    """What others change back is there all the same: a deleted key is refused also during such a fight."""
-    return outcome.good or outcome.reason is Reason.CONTESTED
-
-
-def good(kind: Type, message: str) -> Outcome:
-    return Outcome(kind, "True", Reason.IN_FORCE, message)
-
-
-def failed(kind: Type, error: BackendError | ApiError) -> Outcome:
-    if isinstance(error, BackendError):
-        return Outcome(kind, "False", error.reason, error.message)
-    if error.unavailable:
-        return Outcome(kind, "False", Reason.API_SERVER_UNAVAILABLE, f"{error.message}; it is tried again")
-    return Outcome(kind, "False", Reason.RETRYING, f"The API server refused: {error.message}")
-
-
-def compliance(work: Work) -> Outcome:
-    """What was checked, and no more."""
-    spec = work.tenant.spec.compliance
-    where = f"served from {work.region.spec.jurisdiction}"
-    if not spec.certifications and not spec.data_residency:
-        return good(Type.COMPLIANT, f"Nothing is asked for; {where}")
-    asked = ", ".join(filter(None, [spec.data_residency, *spec.certifications]))
-    return good(Type.COMPLIANT, f"Checked for {asked}: the residency of the data ({where})")
-
-
-def dollars(nano: int) -> str:
-    """Nano-dollars as a decimal with at least two places."""
-    whole, rest = divmod(nano, 1_000_000_000)
-    digits = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{whole}.{digits}"

@@ -1,0 +1,125 @@
+"""What a reconcile found, written where people look: the status, events, metrics and the log."""
+
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from tenantry import status as statuses
+from tenantry.api import Reason, Tenant
+from tenantry.api.conditions import Type
+from tenantry.backends.connection import ApiError, Json
+from tenantry.backends.kinds import TENANT
+from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.events import Events
+from tenantry.metrics import Metrics
+from tenantry.resolve import Problem
+from tenantry.status import Report
+from tenantry.view import Unreadable, View
+
+logger = logging.getLogger(__name__)
+
+REAPPLY = "it was stored before the schema had its rules, or by another version; correct the field and apply it again"
+
+
+def reference(tenant: Tenant) -> Json:
+    """Which object a write is for: another one of its name is left alone."""
+    return {"metadata": {"name": tenant.name, "uid": tenant.uid}}
+
+
+class Teller:
+    """Every method raises ApiError where the API server did not take what was said."""
+
+    def __init__(self, view: View, kubernetes: KubernetesBackend, events: Events, metrics: Metrics) -> None:
+        self._view = view
+        self._kubernetes = kubernetes
+        self._events = events
+        self._metrics = metrics
+        self._spend: dict[str, float] = {}
+        """UID -> when (monotonic) its spend was last written."""
+
+    def forget(self, uid: str) -> None:
+        self._spend.pop(uid, None)
+
+    async def say(self, tenant: Tenant, status: Json) -> None:
+        """A part of the status that must be stored before what comes next."""
+        answer = await self._kubernetes.merge(TENANT, reference(tenant), {"status": status}, "status")
+        self._view.learn(TENANT, answer)
+
+    async def report(self, tenant: Tenant, report: Report) -> None:
+        now = datetime.now(UTC)
+        stored = self._view.tenants.get(tenant.name)
+        if stored is None or stored.uid != tenant.uid:
+            return
+        old = stored.status.spend if stored.status else None
+        if report.spend and old and report.spend != old:
+            if time.monotonic() - self._spend.get(tenant.uid, -1e9) < statuses.SPEND_SECONDS:
+                report.spend = old
+            else:
+                self._spend[tenant.uid] = time.monotonic()
+        after = statuses.build(tenant, report, now)
+        before = statuses.current(stored)
+        patch = statuses.patch(before, after)
+        self._metrics.conditions[tenant.name] = ()
+        if patch is not None:
+            try:
+                await self._kubernetes.merge(TENANT, reference(tenant), {"status": patch}, "status")
+            except ApiError as error:
+                if error.status == 404:
+                    return
+                raise
+            await self._tell(stored, after)
+        current = self._view.tenants.get(tenant.name)
+        if current and current.status:
+            self._metrics.tell(tenant.name, current.status.conditions)
+
+    async def _tell(self, tenant: Tenant, after: Json) -> None:
+        before = tenant.status.conditions if tenant.status else ()
+        for c in statuses.transitions(before, after["conditions"]):
+            if c["type"] == Type.READY and c["status"] == "True":
+                await self._events.tell("Tenant", tenant.name, tenant.uid, "Normal", c["reason"], c["message"])
+                logger.info("Ready")
+            elif c["type"] == Type.STALLED and c["status"] == "True":
+                await self._events.tell("Tenant", tenant.name, tenant.uid, "Warning", c["reason"], c["message"])
+                logger.warning("Stalled: %s: %s", c["reason"], c["message"])
+            elif c["type"] in statuses.SUBSYSTEMS and c["status"] == "False":
+                logger.info("%s: %s: %s", c["type"], c["reason"], c["message"])
+
+    async def ending(self, tenant: Tenant, left: statuses.Outcome) -> None:
+        """Only Ready, Reconciling and Stalled speak of the deletion."""
+        stored = self._view.tenants.get(tenant.name) or tenant
+        before = stored.status.conditions if stored.status else ()
+        report = Report()
+        if left.stalls:
+            report.problems = (Problem(left.reason, left.message),)
+        else:
+            report.add(replace(left, type=Type.NAMESPACES))  # as what Ready takes its reason from
+        told = ("Ready", "Reconciling", "Stalled")
+        made = statuses.conditions(report, before, tenant.metadata.generation, datetime.now(UTC))
+        stored_conditions = statuses.current(stored).get("conditions", [])
+        conditions = [
+            *(c for c in made if c["type"] in told),
+            *(c for c in stored_conditions if c["type"] in statuses.SUBSYSTEMS),
+        ]
+        if conditions != stored_conditions:
+            try:
+                patch = {"status": {"conditions": conditions}}
+                await self._kubernetes.merge(TENANT, reference(tenant), patch, "status")
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+
+    async def unreadable(self, name: str, stored: Unreadable) -> bool:
+        """Whether it had to be said; False where the status says so already."""
+        report = Report(
+            problems=(Problem(Reason.INVALID_SPEC, f"The stored Tenant can't be read ({stored.message}); {REAPPLY}"),)
+        )
+        made = statuses.conditions(report, stored.conditions, stored.generation, datetime.now(UTC))
+        before = [c.model_dump(mode="json", by_alias=True, exclude_none=True) for c in stored.conditions]
+        told = {c["type"]: (c["reason"], c["message"], c["observedGeneration"]) for c in made}
+        if told == {c["type"]: (c["reason"], c["message"], c.get("observedGeneration", 0)) for c in before}:
+            return False
+        who: Json = {"metadata": {"name": name, "uid": stored.uid}}
+        answer = await self._kubernetes.merge(TENANT, who, {"status": {"conditions": made}}, "status")
+        self._view.put(TENANT, answer)
+        return True

@@ -1,0 +1,74 @@
+"""One reconcile of one tenant under way, and what earlier ones saw to hold."""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tenantry import rotation
+from tenantry.api import DataRegion, Tenant
+from tenantry.api.tenant import Pinned, RotatedCredentials
+from tenantry.backends.connection import Json
+from tenantry.credentials import Logins
+from tenantry.desired.vectors import VectorPlan
+from tenantry.regions import Backends
+from tenantry.resolve import Resolved
+from tenantry.status import Report
+
+
+class Verified:
+    """What was seen to hold lately, so that an event on one thing costs no look at all the others."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: dict[tuple[str, str], tuple[str, float]] = {}
+
+    def holds(self, uid: str, what: str, digest: str) -> bool:
+        seen = self._seen.get((uid, what))
+        return seen is not None and seen[0] == digest and time.monotonic() - seen[1] < self._seconds
+
+    def note(self, uid: str, what: str, digest: str) -> None:
+        self._seen[uid, what] = (digest, time.monotonic())
+
+    def forget(self, uid: str) -> None:
+        for k in [k for k in self._seen if k[0] == uid]:
+            del self._seen[k]
+
+
+@dataclass
+class Work:
+    """One reconcile of one tenant."""
+
+    tenant: Tenant
+    resolved: Resolved
+    region: DataRegion
+    report: Report
+    pin: Callable[[Pinned], Awaitable[None]]
+    spaces: list[Json] | None = None
+    """The namespaces and what is in them but for the runtime, once they were asked for."""
+    changes: int = 0
+    """How many of the tenant's Kubernetes objects had changed when this began."""
+    vectors: VectorPlan | None = None
+    """Set once the vectors were seen to hold."""
+    turn: RotatedCredentials = field(default_factory=RotatedCredentials)
+    """Whose turn it is among the tenant's logins."""
+    logins: Logins | None = None
+    """Set once PostgreSQL was seen to accept these, and no others."""
+
+    @property
+    def rotating(self) -> bool:
+        """Then logins come and go on purpose: that is no drift."""
+        return rotation.rolling(self.turn) or rotation.draining(self.turn)
+
+    @property
+    def first(self) -> bool:
+        """Not yet seen Ready: what nobody watches is likely not there yet."""
+        return not self.tenant.was_ready
+
+    def digest(self, *more: object) -> str:
+        return hashlib.sha256(repr((self.resolved, *more)).encode()).hexdigest()
+
+
+def memory(backends: Backends) -> tuple[int, int]:
+    """Tells two sets of backends apart: a changed region is looked at anew."""
+    return id(backends.postgres), id(backends.milvus)
