@@ -201,6 +201,27 @@ def test_a_protected_tenant_is_not_deleted(cluster: Cluster) -> None:
     poll(lambda: cluster.person.get(tenant).status_code == 404, "the Tenant is gone")
 
 
+def test_only_the_operator_says_where_a_tenants_data_lie(cluster: Cluster) -> None:
+    def pins(value: str | None) -> Object:
+        return {"metadata": {"annotations": {"tenantry.dev/pinned": value}}}
+
+    tenant: Object = {
+        "apiVersion": "tenantry.dev/v1alpha1",
+        "kind": "Tenant",
+        # As from a backup.
+        "metadata": {"name": "pinned", "annotations": {"tenantry.dev/pinned": "here"}},
+        "spec": {"displayName": "Pinned"},
+    }
+    ok(cluster.person.create(tenant, dry=False))
+    refused(cluster.person.merge(tenant, pins("there")), "only the operator changes it")
+    ok(cluster.person.merge(tenant, pins("here")))
+    ok(cluster.person.merge(tenant, {"metadata": {"annotations": {"tenantry.dev/other": "x"}}}))
+    ok(cluster.person.merge(tenant, pins(None)))
+    ok(cluster.rescuer.merge(tenant, pins("there")))
+    ok(cluster.operator.merge(tenant, pins("there"), dry=False))
+    ok(cluster.person.delete(tenant, dry=False))
+
+
 RUNTIME: list[dict[str, Any]] = [
     *(body for kind, body in WHOLE.items() if kind in ("Service", "Deployment", "NetworkPolicy", "RoleBinding")),
     {"apiVersion": "v1", "kind": "ServiceAccount"},

@@ -27,6 +27,8 @@ LONGEST_PAUSE = 0.6
 _LOGIN_REFUSALS = 3
 """So often in a row before a login counts as broken: right after a restart Milvus refuses even good ones."""
 
+_THERE = "already exist"
+"""Made since it was looked for, by an attempt whose answer was lost: what it may and its password are proven next."""
 _NOWHERE = "tenantry_no_such_collection"
 _ANYWHERE = "*"
 _PUBLIC = (
@@ -259,12 +261,12 @@ class Access:
 
     async def _create_role(self, role: str) -> None:
         request = milvus.CreateRoleRequest(entity=milvus.RoleEntity(name=role))
-        await self._client.call("CreateRole", request)
+        await self._client.call("CreateRole", request, words=_THERE)
 
     async def _create_user(self, user: str, password: str) -> None:
         encoded = base64.b64encode(password.encode()).decode()
         request = milvus.CreateCredentialRequest(username=user, password=encoded)
-        await self._client.call("CreateCredential", request)
+        await self._client.call("CreateCredential", request, words=_THERE)
 
     async def _member(self, user: str, role: str, joins: bool) -> None:
         kinds = milvus.OperateUserRoleType
