@@ -203,7 +203,8 @@ def test_defaults_show(admin: Api) -> None:
     }
     bare = manifest("AccessKey")
     del bare["spec"]
-    assert ok(admin.create(bare))["spec"] == {"scopes": ["chat", "embeddings", "documents"], "actForUsers": False}
+    keys = {"scopes": ["chat", "embeddings", "documents"], "actForUsers": False, "overlap": "24h"}
+    assert ok(admin.create(bare))["spec"] == keys
 
 
 def test_an_unknown_field_is_refused_by_name(admin: Api) -> None:

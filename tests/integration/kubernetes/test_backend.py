@@ -142,7 +142,7 @@ async def test_another_tenants_object_of_the_same_name_is_left_alone(backend):
         {**o, "metadata": {**o["metadata"], "annotations": {"tenantry.dev/tenant-uid": other}}} for o in objects(first)
     ]
     for cache in (backend.observed, Observed()):
-        with pytest.raises(BackendError, match="was not made for this Tenant"):
+        with pytest.raises(BackendError, match="was made for a Tenant of UID"):
             await KubernetesBackend(backend.connection, cache).ensure(made_again, other)
 
 
