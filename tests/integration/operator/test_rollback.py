@@ -54,6 +54,9 @@ def test_something_in_the_way_takes_back_the_rest_until_it_is_gone(operator):
 
 def test_a_server_that_is_full_is_tried_alone_and_a_changed_spec_at_once(operator):
     world = operator
+    # The shared collection has a role too, for all of its tenants: made before Milvus is full.
+    world.tenant("roomy", "pro")
+    world.ready("roomy")
     with world.vectors() as client:
         fillers = [f"filler_{n}" for n in range(100 - len(client.list_roles()))]
         for role in fillers:
