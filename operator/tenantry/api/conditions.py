@@ -57,26 +57,6 @@ class Reason(StrEnum):
     TOO_MANY_KEYS = "TooManyKeys"
 
 
-STALLING: frozenset[Reason] = frozenset(
-    {
-        Reason.UNKNOWN_TIER,
-        Reason.UNKNOWN_REGION,
-        Reason.INVALID_SPEC,
-        Reason.QUOTA_ABOVE_CEILING,
-        Reason.MODEL_NOT_ALLOWED,
-        Reason.MODEL_WITHOUT_PRICE,
-        Reason.FEATURE_NOT_IN_TIER,
-        Reason.INVALID_TEMPLATE,
-        Reason.RESIDENCY_VIOLATED,
-        Reason.FOREIGN_OBJECT,
-        Reason.UNAUTHENTICATED_MILVUS,
-        Reason.CAPACITY_EXHAUSTED,
-        Reason.DELETION_PROTECTED,
-        Reason.ADOPTION_REFUSED,
-    }
-)
-"""Reasons that set `Stalled`: no retry mends them."""
-
 ROLLED_BACK: frozenset[Reason] = frozenset(
     {
         Reason.UNKNOWN_TIER,
@@ -94,3 +74,6 @@ ROLLED_BACK: frozenset[Reason] = frozenset(
     }
 )
 """Reasons for which a first provisioning takes back what it made: a tenant that was ever Ready keeps all."""
+
+STALLING: frozenset[Reason] = ROLLED_BACK | {Reason.DELETION_PROTECTED, Reason.ADOPTION_REFUSED}
+"""Reasons that set `Stalled`: no retry mends them."""
