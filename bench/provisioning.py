@@ -14,8 +14,7 @@ from pathlib import Path
 from bench import ceiling, operator_run
 from bench.ceiling import Ceiling
 from bench.operator_run import Planned, Run
-from bench.relay import Mode
-from bench.servers import Servers, say
+from bench.servers import Fault, Servers, say
 
 Cells = list[str]
 
@@ -114,14 +113,14 @@ def tiers(base: Path, counts: tuple[int, int, int]) -> str:
     )
 
 
-def one_bad_backend(base: Path, count: int, cases: list[tuple[str, Mode, Mode]]) -> str:
+def one_bad_backend(base: Path, count: int, cases: list[tuple[str, Fault, Fault]]) -> str:
     """The p95 of the tenants whose region is well, while a fifth of all are in one that is not."""
     rows: list[Cells] = []
     best = 0.0
-    for text, postgres_mode, milvus_mode in [("nothing", "open", "open"), *cases]:
+    for text, postgres_fault, milvus_fault in [("nothing", "", ""), *cases]:
         say(f"{count} tenants, a fifth of them in a region that has away: {text}")
         folder = base / f"bad-{len(rows)}"
-        with Servers(folder, postgres_mode=postgres_mode, milvus_mode=milvus_mode) as servers:
+        with Servers(folder, postgres_fault=postgres_fault, milvus_fault=milvus_fault) as servers:
             run, _ = operator_run.fill(servers, operator_run.fifths(count, answers=not rows))
         p95 = run.percentile(95, [name for name in run.took if name.startswith("good")])
         best = best or p95
@@ -129,13 +128,13 @@ def one_bad_backend(base: Path, count: int, cases: list[tuple[str, Mode, Mode]])
     return table([f"of {count} tenants, a fifth's", "p95 of the others, s", "ratio", "operator's CPU, ms each"], rows)
 
 
-BAD: list[tuple[str, Mode, Mode]] = [
-    ("PostgreSQL refuses connections", "away", "open"),
-    ("PostgreSQL never answers", "silent", "open"),
-    ("PostgreSQL answers 2 s late", "slow", "open"),
-    ("Milvus refuses connections", "open", "away"),
-    ("Milvus never answers", "open", "silent"),
-    ("Milvus answers 2 s late", "open", "slow"),
+BAD: list[tuple[str, Fault, Fault]] = [
+    ("PostgreSQL ends every connection", "refuse", ""),
+    ("PostgreSQL never answers", "hang", ""),
+    ("PostgreSQL answers 2 s late", "slow", ""),
+    ("Milvus ends every connection", "", "refuse"),
+    ("Milvus never answers", "", "hang"),
+    ("Milvus answers 2 s late", "", "slow"),
 ]
 
 

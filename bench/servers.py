@@ -9,18 +9,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
 from bench import processes
-from bench.relay import Mode, Relay
 from dev.cluster import golang, milvus, postgres
 from tests.controlplane import ControlPlane
 from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, Replica, World, prepare, region
+from tests.proxy import Proxy
 
 OTHER = "other"
-"""A second region, of its own vector dimension; it reaches its servers through relays."""
+"""A second region, of its own vector dimension; it reaches its servers through proxies."""
+Fault = Literal["", "slow", "hang", "refuse"]
+"""What is wrong with the way to a server; the last two are those of `tests.proxy`."""
+SLOW_SECONDS = 2.0
+"""How much longer an answer takes that is slow."""
 
 
 def say(text: str) -> None:
@@ -86,6 +90,17 @@ def ready(tenant: dict[str, Any]) -> bool:
     )
 
 
+def faulty(port: int, fault: Fault) -> Proxy:
+    """Started, before the server that listens on `port`."""
+    proxy = Proxy("127.0.0.1", port)
+    proxy.start()
+    if fault == "slow":
+        proxy.latency = SLOW_SECONDS / 2  # each way
+    elif fault:
+        proxy.set(fault)
+    return proxy
+
+
 class Plane(ControlPlane):
     """With controllers, scheduler and fake nodes, so that a Deployment becomes Available as in a real cluster."""
 
@@ -100,17 +115,17 @@ class Plane(ControlPlane):
 class Servers:
     """Everything on loopback, of its own in `folder`, gone at the end.
 
-    `postgres_mode` and `milvus_mode` are what region `other` meets.
+    `postgres_fault` and `milvus_fault` are what region `other` meets.
     """
 
-    def __init__(self, folder: Path, *, postgres_mode: Mode = "open", milvus_mode: Mode = "open") -> None:
+    def __init__(self, folder: Path, *, postgres_fault: Fault = "", milvus_fault: Fault = "") -> None:
         folder.mkdir(parents=True)
         self.plane = Plane(folder / "plane")
         self._database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
         self._vectors = milvus.Server(folder / "milvus", 0, settings=milvus.RAISED)
         self._folder = folder
-        self._modes = postgres_mode, milvus_mode
-        self._relays: list[Relay] = []
+        self._faults = postgres_fault, milvus_fault
+        self._proxies: list[Proxy] = []
         self.world: World
 
     def __enter__(self) -> Self:
@@ -121,9 +136,8 @@ class Servers:
             self._vectors.prepare(ADMIN_PASSWORD)
             self.plane.start()
             self.world = prepare(self.plane, self._database, self._vectors, self._folder)
-            for port, mode in zip((self._database.port, self._vectors.port), self._modes, strict=True):
-                self._relays.append(Relay(port, mode))
-                self._relays[-1].start()
+            for port, fault in zip((self._database.port, self._vectors.port), self._faults, strict=True):
+                self._proxies.append(faulty(port, fault))
             self._other_region()
         except BaseException:
             self.__exit__(None, None, None)
@@ -136,11 +150,11 @@ class Servers:
         if hasattr(self, "world"):
             for replica in self.world.replicas:
                 replica.kill()  # nothing that it made is wanted
-        for server in (self.plane, *self._relays, self._vectors, self._database):
+        for server in (self.plane, *self._proxies, self._vectors, self._database):
             server.stop()
 
     def _other_region(self) -> None:
-        database, vectors = (relay.port for relay in self._relays)
+        database, vectors = (proxy.port for proxy in self._proxies)
         spec = region(self.world, "main")["spec"]
         made = region(
             self.world,

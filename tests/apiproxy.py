@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import ssl
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -14,12 +12,13 @@ import aiohttp
 import yaml
 from aiohttp import web
 
+from tests.background import Background
 from tests.controlplane import ControlPlane
 
 KEPT = ("Content-Type", "Retry-After")
 
 
-class ApiProxy:
+class ApiProxy(Background):
     """Plain HTTP on loopback, the admin's certificate towards the API server.
 
     `watches` is what new watches get instead of an answer: ``""`` nothing of that kind, ``gone`` an HTTP 410,
@@ -28,25 +27,13 @@ class ApiProxy:
     """
 
     def __init__(self, plane: ControlPlane) -> None:
+        super().__init__()
         self._plane = plane
-        self.port = 0
         self.requests: Counter[tuple[str, str]] = Counter()
         """By method, and ``watch``, ``lease`` or nothing."""
         self.watches = ""
         self.away = False
-        self._loop = asyncio.new_event_loop()
         self._open: dict[int, web.Request] = {}
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._started = threading.Event()
-        self._stopping = asyncio.Event()
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._started.wait(10)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(10)
 
     def kubeconfig(self, path: Path) -> Path:
         document = {
@@ -68,7 +55,7 @@ class ApiProxy:
                 if request.transport:
                     request.transport.abort()
 
-        self._loop.call_soon_threadsafe(abort)
+        self._soon(abort)
 
     @property
     def writes(self) -> int:
@@ -76,16 +63,6 @@ class ApiProxy:
         return sum(n for (method, what), n in self.requests.items() if method != "GET" and what != "lease")
 
     # -- in the thread -------------------------------------------------------------
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        # Watches that hang in a stopped server would else be complained of when the process ends.
-        rest = asyncio.all_tasks(self._loop)
-        for task in rest:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
-        self._loop.close()
 
     async def _serve(self) -> None:
         tls = ssl.create_default_context(cafile=str(self._plane.authority.certificate))
@@ -99,9 +76,7 @@ class ApiProxy:
             connector=aiohttp.TCPConnector(ssl=tls, limit=0), timeout=aiohttp.ClientTimeout(total=None)
         ) as self._session:
             await site.start()
-            self.port = runner.addresses[0][1]
-            self._started.set()
-            await self._stopping.wait()
+            await self._until_stopped(runner.addresses[0][1])
             self.away = True
             await runner.cleanup()
 

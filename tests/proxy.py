@@ -5,47 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import threading
-from typing import Literal, Self
+from typing import Literal
+
+from tests.background import Background
 
 Mode = Literal["pass", "hang", "refuse"]
 """`hang`: connections are taken and nothing goes through; `refuse`: they are ended at once."""
 
 
-class Proxy:
-    """Runs in a thread of its own from `start()` to `stop()`; may be told to change at any time.
+class Proxy(Background):
+    """May be told to change at any time.
 
     `accepted` counts connections.  What is held back by `hang` goes through when that ends, as after a broken route.
     """
 
     def __init__(self, host: str, port: int) -> None:
+        super().__init__()
         self.target = (host, port)
-        self.port = 0
         self.accepted = 0
         self.latency = 0.0
         """Seconds, each way."""
         self._mode: Mode = "pass"
-        self._loop = asyncio.new_event_loop()
         self._flows = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._started = threading.Event()
-        self._stopping = asyncio.Event()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._started.wait(10)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(10)
 
     def heal(self) -> None:
         self.latency = 0.0
@@ -58,7 +40,7 @@ class Proxy:
             self._mode = mode
             (self._flows.clear if mode == "hang" else self._flows.set)()
 
-        self._loop.call_soon_threadsafe(change)
+        self._soon(change)
         if mode == "refuse":
             self.cut()
 
@@ -69,26 +51,15 @@ class Proxy:
             for writer in self._writers:
                 writer.transport.abort()
 
-        self._loop.call_soon_threadsafe(abort)
+        self._soon(abort)
 
     # -- in the thread -------------------------------------------------------------
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
 
     async def _serve(self) -> None:
         self._flows.set()
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._started.set()
-        await self._stopping.wait()
+        await self._until_stopped(server.sockets[0].getsockname()[1])
         server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -105,8 +76,8 @@ class Proxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, far))
                 group.create_task(self._pump(back, writer))
-        except (OSError, ExceptionGroup):
-            pass
+        except (OSError, ExceptionGroup, asyncio.CancelledError):
+            pass  # also at the end of the proxy, of which asyncio would complain
         finally:
             for one in filter(None, (writer, far)):
                 self._writers.discard(one)
