@@ -13,7 +13,7 @@ from kopf._core.engines.peering import Identity
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.kinds import CHILDREN, OWN, TENANT, Kind
 from tenantry.backends.kubernetes import PAGE, KubernetesBackend, selector
-from tenantry.backends.observed import Key, key
+from tenantry.backends.observed import Key
 from tenantry.backends.watch import Watch
 from tenantry.queue import Queue
 from tenantry.view import View
@@ -30,6 +30,7 @@ class Watches:
         self._view = view
         self._observed = backend.observed
         self._queue = queue
+        self._own = [Watch(backend, kind, "", self.event, self._missing) for kind in OWN]
         self._children = [Watch(backend, kind, selector(), self.event, self._missing) for kind in CHILDREN]
         backend.learn = view.learn
         backend.echoes.replay = self.event
@@ -45,14 +46,8 @@ class Watches:
 
     async def relist(self) -> None:
         """Our own kinds anew: kopf does not tell of what was deleted while a watch was cut."""
-        for kind in OWN:
-            listed: set[Key] = set()
-            version = ""
-            async for items, version in self._backend.pages(kind):  # noqa: B007 - the last one's
-                for obj in items:
-                    listed.add(key(obj))
-                    self._add(self._view.put(kind, obj))
-            self._add(self._view.missing(kind, listed, int(version) if version.isdigit() else 0))
+        for own in self._own:
+            await own.list()
 
     def event(self, kind: Kind, event: Json) -> None:
         """One event of a watch, initial lists included; it waits where a write of ours is under way."""
@@ -66,7 +61,8 @@ class Watches:
             self._add(self._observed.drop(obj) if gone else self._observed.put(obj))
 
     def _missing(self, kind: Kind, listed: set[Key], version: int) -> None:
-        self._add(self._observed.missing(kind, listed, version))
+        cache = self._view if kind in OWN else self._observed
+        self._add(cache.missing(kind, listed, version))
 
     def _add(self, tenants: set[str]) -> None:
         for tenant in tenants:

@@ -13,7 +13,7 @@ from tenantry import names
 from tenantry.api import AccessKey, DataRegion, Resource, Tenant, TenantTier
 from tenantry.api.base import Condition
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER, Kind
-from tenantry.backends.observed import Key, key
+from tenantry.backends.observed import Key, key, version_of
 from tenantry.compact import Compact
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class View:
     def put(self, kind: Kind, obj: Json) -> set[str]:
         """Keep it; the tenants whom it concerns, empty if nothing that we read has changed."""
         meta = obj["metadata"]
-        where, version = key(obj), _number(meta)
+        where, version = key(obj), version_of(meta)
         if version and version <= self._versions.get(where, 0):
             return set()  # our own write's echo, or old news
         digest = _digest(obj, meta)
@@ -102,7 +102,7 @@ class View:
 
     def drop(self, kind: Kind, obj: Json) -> set[str]:
         """It was deleted; the tenants whom that concerns."""
-        where, version = key(obj), _number(obj["metadata"])
+        where, version = key(obj), version_of(obj["metadata"])
         if where not in self._digests or (version and version < self._versions[where]):
             return set()
         return self._forget(kind, where, version)
@@ -186,11 +186,6 @@ def _conditions(obj: Json) -> list[Any]:
     status = obj.get("status")
     found = status.get("conditions") if isinstance(status, dict) else None
     return found if isinstance(found, list) else []
-
-
-def _number(meta: Json) -> int:
-    text = str(meta.get("resourceVersion", ""))
-    return int(text) if text.isdigit() else 0
 
 
 _READ = ("uid", "generation", "deletionTimestamp", "labels")

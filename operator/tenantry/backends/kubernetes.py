@@ -68,8 +68,8 @@ class KubernetesBackend:
                 return None
             raise
 
-    async def pages(self, kind: Kind, selector: str = "") -> AsyncIterator[tuple[list[Json], str]]:
-        """All objects of a kind, some hundred at a time, and the resourceVersion as of which they are all."""
+    async def pages(self, kind: Kind, selector: str = "") -> AsyncIterator[tuple[list[Json], Json]]:
+        """All objects of a kind, some hundred at a time, and the list's metadata, whose version they are all as of."""
         params = {"limit": str(PAGE)}
         if selector:
             params["labelSelector"] = selector
@@ -79,7 +79,7 @@ class KubernetesBackend:
             # List items lack apiVersion and kind.
             yield (
                 [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or ()],
-                str(meta.get("resourceVersion", "")),
+                meta,
             )
             if not meta.get("continue"):
                 return

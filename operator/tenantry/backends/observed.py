@@ -72,6 +72,12 @@ def key(obj: Json) -> Key:
     return sys.intern(obj["kind"]), sys.intern(meta.get("namespace", "")), sys.intern(meta["name"])
 
 
+def version_of(meta: Json) -> int:
+    """Of an object or a list; 0 where it has none.  Versions are numbers that grow since Kubernetes 1.35 says so."""
+    text = str(meta.get("resourceVersion", ""))
+    return int(text) if text.isdigit() else 0
+
+
 def owner(obj: Json) -> str:
     """The Tenant's UID that it was made for; known by the field manager where somebody took the annotation away."""
     meta = obj["metadata"]
@@ -100,7 +106,7 @@ class Observed:
     def put(self, obj: Json, *, ours: bool = False) -> set[str]:
         """Keep it; the tenants for whom something that we look at differs.  `ours`: it answers a write of ours."""
         meta = obj["metadata"]
-        tenant, version = _tenant(obj), _number(meta)
+        tenant, version = _tenant(obj), version_of(meta)
         seen = self._entry(key(obj), tenant)
         if version and version <= seen.version:
             return set()  # the echo of our own write, or old news
@@ -121,7 +127,7 @@ class Observed:
 
     def drop(self, obj: Json) -> set[str]:
         """It is gone, or no longer has our labels; the tenant it belonged to."""
-        k, version = key(obj), _number(obj["metadata"])
+        k, version = key(obj), version_of(obj["metadata"])
         seen = self._objects.get(k)
         if seen is None or not seen.present or (version and version < seen.version):
             return set()
@@ -205,12 +211,6 @@ class Observed:
 
 def _tenant(obj: Json) -> str:
     return str(obj["metadata"].get("labels", {}).get(names.TENANT_LABEL, ""))
-
-
-def _number(meta: Json) -> int:
-    """Resource versions are numbers that grow since Kubernetes 1.35 says so."""
-    text = str(meta.get("resourceVersion", ""))
-    return int(text) if text.isdigit() else 0
 
 
 def _pack(obj: Json, tenant: str, owned: str) -> tuple[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from typing import Any
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.kinds import Kind
 from tenantry.backends.kubernetes import KubernetesBackend
-from tenantry.backends.observed import Key, key
+from tenantry.backends.observed import Key, key, version_of
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -32,7 +32,7 @@ Missing = Callable[[Kind, set[Key], int], None]
 
 
 class Watch:
-    """`list()` once, then `run()` for ever."""
+    """`list()` once, then `run()` for ever; or only `list()`, as often as is wanted."""
 
     def __init__(self, backend: KubernetesBackend, kind: Kind, selector: str, told: Told, missing: Missing) -> None:
         self._backend = backend
@@ -45,13 +45,13 @@ class Watch:
     async def list(self) -> None:
         """Tell everything that there is, a page at a time, and what no longer is."""
         listed: set[Key] = set()
-        version = ""
-        async for items, version in self._backend.pages(self._kind, self._selector):  # noqa: B007 - the last one's
+        meta: Json = {}
+        async for items, meta in self._backend.pages(self._kind, self._selector):  # noqa: B007 - the last one's
             for obj in items:
                 listed.add(key(obj))
                 self._told(self._kind, {"type": "ADDED", "object": obj})
-        self._missing(self._kind, listed, int(version) if version.isdigit() else 0)
-        self._version = version
+        self._missing(self._kind, listed, version_of(meta))
+        self._version = str(meta.get("resourceVersion", ""))
 
     async def run(self) -> None:
         """Until cancelled."""
