@@ -94,7 +94,7 @@ class Reconciler:
 
     async def _provision(self, tenant: Tenant) -> float | None:
         report = Report(pinned=tenant.pinned)
-        rolled_back = tenant.status.rolled_back if tenant.status else None
+        rolled_back = tenant.rolled_back
         found = resolve(tenant, self.view.tiers, self.view.regions)
         if isinstance(found, Resolved):
             found = self.prompts.problem(found) or found
@@ -167,7 +167,7 @@ class Reconciler:
         """Take over what another UID left under this name, where a person asks for it and nothing speaks against it."""
         tenant, report = work.tenant, work.report
         report.resolved = None
-        report.rolled_back = tenant.status.rolled_back if tenant.status else None
+        report.rolled_back = tenant.rolled_back
         try:
             problem = await self.adoption.refused(tenant, work.resolved, work.region)
             claimed = names.FINALIZER in tenant.metadata.finalizers
@@ -258,11 +258,7 @@ class Reconciler:
     def _passing_for(self, tenant: Tenant) -> float:
         """Seconds for which what passes by itself is not worth a write: most tenants are Ready before they end."""
         stored = self.view.tenants.get(tenant.name)
-        if (
-            stored
-            and stored.status
-            and any(c.type == Type.READY and c.status == "True" for c in stored.status.conditions)
-        ):
+        if stored and stored.holds(Type.READY):
             return 0
         since = self._passing.setdefault(tenant.uid, time.monotonic())
         return since + PASSING_SECONDS - time.monotonic()

@@ -49,7 +49,7 @@ class Rollback:
 
     async def judge(self, tenant: Tenant, report: Report) -> None:
         """After a reconcile: whether what was made is to be taken back, in `report.rolled_back`."""
-        before = tenant.status.rolled_back if tenant.status else None
+        before = tenant.rolled_back
         what = _failed(tenant, report)
         if what is None:
             if report.ready or not before:
@@ -71,9 +71,8 @@ class Rollback:
 
     async def go_on(self, tenant: Tenant, report: Report) -> None:
         """One more step of a removal that was begun."""
-        assert tenant.status is not None
-        assert tenant.status.rolled_back is not None
-        before = tenant.status.rolled_back
+        before = tenant.rolled_back
+        assert before is not None
         recall(tenant, report, before)
         try:
             left = await self._deletion.undo(tenant)
@@ -89,9 +88,8 @@ class Rollback:
     async def may_try(self, work: Work) -> bool:
         """Whether to begin again; if not, `work.report` says what is still in the way.  Changes nothing."""
         tenant, report = work.tenant, work.report
-        assert tenant.status is not None
-        assert tenant.status.rolled_back is not None
-        before = tenant.status.rolled_back
+        before = tenant.rolled_back
+        assert before is not None
         digest = _digest(work.resolved)
         last = self._attempts.get(tenant.uid)
         recall(tenant, report, before)
@@ -118,7 +116,7 @@ def _digest(resolved: Resolved) -> str:
 
 def recall(tenant: Tenant, report: Report, rolled_back: RolledBack) -> None:
     """What was said of each part, for as long as it is not known better."""
-    said = {c.type: c for c in (tenant.status.conditions if tenant.status else ())}
+    said = {c.type: c for c in tenant.conditions}
     for kind in SUBSYSTEMS:
         old = said.get(kind)
         if kind in rolled_back.failed and old and old.status != "True":

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from tenantry import names
 from tenantry.api import Resource, Tenant
+from tenantry.api.conditions import Type
 from tenantry.api.tenant import RotatedCredentials as State
 from tenantry.credentials import Logins
 from tenantry.desired.workload import GRACE_SECONDS
@@ -148,7 +149,7 @@ class Rotations:
     def next(self, tenant: Tenant, uid: str, now: datetime, others: Iterable[Tenant]) -> State | None:
         """The state to store now, if the tenant's next rotation shall begin now."""
         due, state = self.due(tenant, uid, now), self.state(tenant, uid)
-        if due is None or due > now or not self.known(tenant, uid) or not _ready(tenant):
+        if due is None or due > now or not self.known(tenant, uid) or not tenant.holds(Type.READY):
             return None
         if not _asked(tenant, state):
             under_way = sum(rolling(o.status.credentials) for o in others if o.status and o.status.credentials)
@@ -191,8 +192,3 @@ class Rotations:
 
 def _asked(tenant: Tenant, state: State) -> bool:
     return request(tenant) not in ("", state.requested)
-
-
-def _ready(tenant: Tenant) -> bool:
-    conditions = tenant.status.conditions if tenant.status else ()
-    return any(c.type == "Ready" and c.status == "True" for c in conditions)

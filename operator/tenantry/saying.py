@@ -74,7 +74,7 @@ class Teller:
             self._metrics.tell(tenant.name, current.status.conditions)
 
     async def _tell(self, tenant: Tenant, after: Json) -> None:
-        before = tenant.status.conditions if tenant.status else ()
+        before = tenant.conditions
         for c in statuses.transitions(before, after["conditions"]):
             if c["type"] == Type.READY and c["status"] == "True":
                 await self._events.tell("Tenant", tenant.name, tenant.uid, "Normal", c["reason"], c["message"])
@@ -88,7 +88,7 @@ class Teller:
     async def ending(self, tenant: Tenant, left: statuses.Outcome) -> None:
         """Only Ready, Reconciling and Stalled speak of the deletion."""
         stored = self._view.tenants.get(tenant.name) or tenant
-        before = stored.status.conditions if stored.status else ()
+        before = stored.conditions
         report = Report()
         if left.stalls:
             report.problems = (Problem(left.reason, left.message),)

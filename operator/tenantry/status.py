@@ -144,7 +144,7 @@ def build(tenant: Tenant, report: Report, now: datetime) -> Json:
     old = tenant.status
     status: Json = {
         "observedGeneration": tenant.metadata.generation,
-        "conditions": conditions(report, old.conditions if old else (), tenant.metadata.generation, now),
+        "conditions": conditions(report, tenant.conditions, tenant.metadata.generation, now),
     }
     gone = report.rolled_back is not None and report.rolled_back.state == "Removed"
     pinned = report.pinned or tenant.pinned

@@ -12,8 +12,7 @@ from typing import Any
 
 from tenantry import outcomes, rotation
 from tenantry.accesskeys import AccessKeys
-from tenantry.api import Reason, Tenant
-from tenantry.api.base import Condition
+from tenantry.api import Reason
 from tenantry.api.conditions import Type
 from tenantry.api.tenant import Spend
 from tenantry.backends import kinds
@@ -270,7 +269,7 @@ class Subsystems:
             try:
                 seen = await backends.milvus.ensure(plan)
             except BackendError as error:
-                held = any(c.type == Type.VECTORS and c.status == "True" for c in _conditions(work.tenant))
+                held = work.tenant.holds(Type.VECTORS)
                 if held and not work.rotating:
                     self._drift("vectors", len(error.corrected))
                 raise
@@ -348,7 +347,3 @@ class Subsystems:
     def _drift(self, subsystem: str, count: int) -> None:
         if count:
             self.metrics.drift.labels(subsystem).inc(count)
-
-
-def _conditions(tenant: Tenant) -> tuple[Condition, ...]:
-    return tenant.status.conditions if tenant.status else ()

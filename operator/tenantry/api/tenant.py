@@ -18,6 +18,7 @@ from tenantry.api.base import (
     rule,
     rules,
 )
+from tenantry.api.conditions import Type
 from tenantry.api.region import Metric
 from tenantry.api.tier import (
     Budget,
@@ -392,6 +393,20 @@ class Tenant(Resource):
         return asked if asked != self.identity else ""
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """As its status has them."""
+        return self.status.conditions if self.status else ()
+
+    def holds(self, condition: Type) -> bool:
+        """Whether the status says that it is True."""
+        return any(c.type == condition and c.status == "True" for c in self.conditions)
+
+    @property
+    def rolled_back(self) -> RolledBack | None:
+        """What its status says of a first provisioning that failed for good."""
+        return self.status.rolled_back if self.status else None
+
+    @property
     def was_ready(self) -> bool:
         """Whether it ever served: then nothing of it is removed but by its deletion.
 
@@ -400,8 +415,7 @@ class Tenant(Resource):
         """
         if self.first_ready:
             return True
-        conditions = self.status.conditions if self.status else ()
-        said = (c.last_transition_time for c in conditions if c.type in _READY and c.status == "True")
+        said = (c.last_transition_time for c in self.conditions if c.type in _SERVES and c.status == "True")
         return any(when and self._of_this_one(when) for when in said)
 
     @property
@@ -427,10 +441,9 @@ class Tenant(Resource):
 
         Nothing is fixed while nothing is there of a first provisioning that failed.
         """
-        rolled_back = self.status.rolled_back if self.status else None
-        if rolled_back and rolled_back.state == "Removed" and not self.asks_for:
+        if self.rolled_back and self.rolled_back.state == "Removed" and not self.asks_for:
             return None
         return self.noted or (self.status.pinned if self.status else None)
 
 
-_READY = ("Ready", "RuntimeReady")
+_SERVES = (Type.READY, Type.RUNTIME)
