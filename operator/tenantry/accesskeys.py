@@ -92,7 +92,7 @@ class AccessKeys:
             return
         begun = keyturns.begun(turn, key)
         patch = {"status": _shown(begun)}
-        answer = await self._backend.merge(ACCESS_KEY, {"metadata": _meta(key)}, patch, "status")
+        answer = await self._backend.merge(ACCESS_KEY, key.reference, patch, "status")
         self._turns[key.uid] = begun
         self._view.learn(ACCESS_KEY, answer)
         logger.info("AccessKey %s is rotated: generation %d begins", key.name, begun.generation)
@@ -236,16 +236,12 @@ class AccessKeys:
             ],
         }
         try:
-            answer = await self._backend.merge(ACCESS_KEY, {"metadata": _meta(key)}, {"status": wanted}, "status")
+            answer = await self._backend.merge(ACCESS_KEY, key.reference, {"status": wanted}, "status")
         except ApiError as error:
             if error.status in (404, 409):
                 return
             raise
         self._view.learn(ACCESS_KEY, answer)
-
-
-def _meta(key: AccessKey) -> Json:
-    return {"name": key.name, "namespace": key.metadata.namespace, "uid": key.uid}
 
 
 def _shown(turn: Turn) -> Json:

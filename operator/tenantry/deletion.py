@@ -150,10 +150,9 @@ class Deletion:
 
     async def _release(self, tenant: Tenant) -> None:
         rest = [f for f in tenant.metadata.finalizers if f != names.FINALIZER]
-        meta = {"name": tenant.name, "uid": tenant.uid}
         patch = {"metadata": {"finalizers": rest or None, "resourceVersion": tenant.metadata.resource_version}}
         try:
-            await self._backend.merge(TENANT, {"metadata": meta}, patch)
+            await self._backend.merge(TENANT, tenant.reference, patch)
         except ApiError as error:
             if error.status == 404:
                 return

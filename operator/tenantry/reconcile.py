@@ -23,7 +23,7 @@ from tenantry.prompts import Prompts
 from tenantry.queue import Queue
 from tenantry.resolve import Problem, Resolved, resolve
 from tenantry.rollback import Rollback, recall
-from tenantry.saying import REAPPLY, Teller, reference
+from tenantry.saying import REAPPLY, Teller
 from tenantry.status import Report
 from tenantry.subsystems import Subsystems
 from tenantry.view import Unreadable, View
@@ -203,12 +203,12 @@ class Reconciler:
                 "resourceVersion": tenant.metadata.resource_version,
             }
         }
-        await self.kubernetes.merge(TENANT, reference(tenant), patch)
+        await self.kubernetes.merge(TENANT, tenant.reference, patch)
 
     async def _pin(self, tenant: Tenant, report: Report, pinned: Pinned) -> None:
         patch: Json = {"metadata": {"annotations": {names.PINNED_ANNOTATION: pinned.model_dump_json(by_alias=True)}}}
         report.pinned = pinned
-        await self.kubernetes.merge(TENANT, reference(tenant), patch)
+        await self.kubernetes.merge(TENANT, tenant.reference, patch)
 
     async def _turn(self, tenant: Tenant, resolved: Resolved) -> RotatedCredentials:
         """Whose turn it is among the tenant's logins; a rotation that begins is stored before anything is made."""
@@ -217,7 +217,7 @@ class Reconciler:
         if begun is None:
             return rotations.state(tenant, resolved.uid)
         patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}
-        await self.kubernetes.merge(TENANT, reference(tenant), patch, "status")
+        await self.kubernetes.merge(TENANT, tenant.reference, patch, "status")
         rotations.note(resolved.uid, begun)
         logger.info("The credentials are rotated: generation %d begins", begun.generation)
         return begun

@@ -22,11 +22,6 @@ logger = logging.getLogger(__name__)
 REAPPLY = "it was stored before the schema had its rules, or by another version; correct the field and apply it again"
 
 
-def reference(tenant: Tenant) -> Json:
-    """Which object a write is for: another one of its name is left alone."""
-    return {"metadata": {"name": tenant.name, "uid": tenant.uid}}
-
-
 class Teller:
     """Every method raises ApiError where the API server did not take what was said."""
 
@@ -43,7 +38,7 @@ class Teller:
 
     async def say(self, tenant: Tenant, status: Json) -> None:
         """A part of the status that must be stored before what comes next."""
-        answer = await self._kubernetes.merge(TENANT, reference(tenant), {"status": status}, "status")
+        answer = await self._kubernetes.merge(TENANT, tenant.reference, {"status": status}, "status")
         self._view.learn(TENANT, answer)
 
     async def report(self, tenant: Tenant, report: Report) -> None:
@@ -63,7 +58,7 @@ class Teller:
         self._metrics.conditions[tenant.name] = ()
         if patch is not None:
             try:
-                await self._kubernetes.merge(TENANT, reference(tenant), {"status": patch}, "status")
+                await self._kubernetes.merge(TENANT, tenant.reference, {"status": patch}, "status")
             except ApiError as error:
                 if error.status == 404:
                     return
@@ -104,7 +99,7 @@ class Teller:
         if conditions != stored_conditions:
             try:
                 patch = {"status": {"conditions": conditions}}
-                await self._kubernetes.merge(TENANT, reference(tenant), patch, "status")
+                await self._kubernetes.merge(TENANT, tenant.reference, patch, "status")
             except ApiError as error:
                 if error.status != 404:
                     raise

@@ -118,3 +118,8 @@ class Resource(ApiModel):
     @property
     def uid(self) -> str:
         return self.metadata.uid
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """Which object a write is for: another one of its name is left alone."""
+        return {"metadata": {"name": self.name, "namespace": self.metadata.namespace, "uid": self.uid}}
