@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from tenantry import pauses
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
 
@@ -77,7 +78,7 @@ class Breaker:
         elif self._error is None:
             self._pause = OPEN_SECONDS
         self._error = error
-        pause = self._pause * self._rng.uniform(0.5, 1)
+        pause = pauses.at_most(self._pause, self._rng)
         self._until = self._clock() + pause
         self._waits(tenant)
         self._later(pause)

@@ -3,13 +3,13 @@
 import asyncio
 import itertools
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import kopf
 from kopf._core.engines.peering import Identity
 
+from tenantry import pauses
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.kinds import CHILDREN, OWN, TENANT, Kind
 from tenantry.backends.kubernetes import PAGE, KubernetesBackend, selector
@@ -94,7 +94,7 @@ class Backoffs:
 
     def __iter__(self) -> Iterator[float]:
         for longest in itertools.chain((0.2, 0.5, 1, 2), itertools.repeat(5)):
-            yield longest * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            yield pauses.at_most(longest)
 
 
 def settings() -> kopf.OperatorSettings:

@@ -16,6 +16,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 
+from tenantry import pauses
+
 logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
@@ -91,7 +93,7 @@ class Queue:
         """The next pause after a failure: doubles up to a minute, and between half and all of it."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
         longest: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(count - 1, 10))
-        return longest * self._rng.uniform(0.5, 1)
+        return pauses.at_most(longest, self._rng)
 
     def succeeded(self, key: str) -> None:
         self._failures.pop(key, None)

@@ -1,12 +1,11 @@
 """One tenant, level-triggered: look, compare, apply, report.  Any step may have been done before."""
 
 import logging
-import random
 import time
 import uuid
 from dataclasses import replace
 
-from tenantry import log, names, rotation
+from tenantry import log, names, pauses, rotation
 from tenantry.adoption import Adoption
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
@@ -243,9 +242,9 @@ class Reconciler:
         if result == "waiting":
             return self.queue.backoff(tenant.name)
         self.queue.succeeded(tenant.name)
-        later = self._later()
+        later = pauses.about(self.resync_seconds)
         if result == "stalled":
-            return min(later, STALLED_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            return min(later, pauses.about(STALLED_SECONDS))
         expiry = self.subsystems.keys.due(report.resolved) if report.resolved else None
         if expiry is not None:
             later = min(later, expiry + 0.05)
@@ -262,10 +261,6 @@ class Reconciler:
             return 0
         since = self._passing.setdefault(tenant.uid, time.monotonic())
         return since + PASSING_SECONDS - time.monotonic()
-
-    def _later(self) -> float:
-        """The resync, spread so that a thousand tenants don't come at once."""
-        return self.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
 
     # -- ceasing to be ------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import random
 
+from tenantry import pauses
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.metrics import Metrics
@@ -32,5 +32,5 @@ async def purge(view: View, regions: Regions, metrics: Metrics) -> None:
 async def keep_purging(view: View, regions: Regions, metrics: Metrics, seconds: float) -> None:
     """For ever, about every `seconds`."""
     while True:
-        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        await asyncio.sleep(pauses.about(seconds))
         await purge(view, regions, metrics)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import random
 import signal
 import socket
 import sys
@@ -16,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
-from tenantry import installation, log
+from tenantry import installation, log, pauses
 from tenantry.accesskeys import AccessKeys
 from tenantry.adoption import Adoption
 from tenantry.backends.connection import ApiError, Connection
@@ -152,7 +151,7 @@ class Operator:
                     logger.warning("The watches failed and begin anew: %s", failed.exceptions[0])
                 if time.monotonic() - began > 2 * LONGEST_PAUSE_SECONDS:
                     pause = FIRST_PAUSE_SECONDS
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                await asyncio.sleep(pauses.at_most(pause))
                 pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
         finally:
             for server in servers:

@@ -7,7 +7,6 @@ the CPU for each write.
 import asyncio
 import contextlib
 import json
-import random
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,6 +17,7 @@ import aiohttp
 from kubernetes import client as official
 from kubernetes import config as official_config
 
+from tenantry import pauses
 from tenantry.backends.fence import MESSAGE, Fence
 
 Json = dict[str, Any]
@@ -153,7 +153,7 @@ class Connection:
                     raise error from None
             if attempt == ATTEMPTS or error.status not in (0, 429, 503):
                 raise error from None
-            await asyncio.sleep(max(pause * random.uniform(0.5, 1), min(wait, 5)))  # noqa: S311 - jitter
+            await asyncio.sleep(max(pauses.at_most(pause), min(wait, 5)))
             pause *= 3
         raise AssertionError("unreachable")
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from tenantry import pauses
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.kinds import Kind
 from tenantry.backends.kubernetes import KubernetesBackend
@@ -76,7 +77,7 @@ class Watch:
                 self._version = ""
                 failures += 1
             longest = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
-            await asyncio.sleep(longest * random.uniform(0.5, 1))  # noqa: S311 - jitter
+            await asyncio.sleep(pauses.at_most(longest))
 
     def _events(self, connection: Connection) -> AsyncIterator[bytes]:
         params = {
