@@ -92,9 +92,8 @@ class AccessKeys:
             return
         begun = keyturns.begun(turn, key)
         patch = {"status": _shown(begun)}
-        answer = await self._backend.merge(ACCESS_KEY, key.reference, patch, "status")
+        await self._backend.merge(ACCESS_KEY, key.reference, patch, "status")
         self._turns[key.uid] = begun
-        self._view.learn(ACCESS_KEY, answer)
         logger.info("AccessKey %s is rotated: generation %d begins", key.name, begun.generation)
 
     async def _write(self, resolved: Resolved, keys: Sequence[AccessKey], write: Sync) -> None:
@@ -236,12 +235,11 @@ class AccessKeys:
             ],
         }
         try:
-            answer = await self._backend.merge(ACCESS_KEY, key.reference, {"status": wanted}, "status")
+            await self._backend.merge(ACCESS_KEY, key.reference, {"status": wanted}, "status")
         except ApiError as error:
             if error.status in (404, 409):
                 return
             raise
-        self._view.learn(ACCESS_KEY, answer)
 
 
 def _shown(turn: Turn) -> Json:

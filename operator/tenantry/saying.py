@@ -38,8 +38,7 @@ class Teller:
 
     async def say(self, tenant: Tenant, status: Json) -> None:
         """A part of the status that must be stored before what comes next."""
-        answer = await self._kubernetes.merge(TENANT, tenant.reference, {"status": status}, "status")
-        self._view.learn(TENANT, answer)
+        await self._kubernetes.merge(TENANT, tenant.reference, {"status": status}, "status")
 
     async def report(self, tenant: Tenant, report: Report) -> None:
         now = datetime.now(UTC)
@@ -115,6 +114,5 @@ class Teller:
         if told == {c["type"]: (c["reason"], c["message"], c.get("observedGeneration", 0)) for c in before}:
             return False
         who: Json = {"metadata": {"name": name, "uid": stored.uid}}
-        answer = await self._kubernetes.merge(TENANT, who, {"status": {"conditions": made}}, "status")
-        self._view.put(TENANT, answer)
+        await self._kubernetes.merge(TENANT, who, {"status": {"conditions": made}}, "status")
         return True
