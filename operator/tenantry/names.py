@@ -25,6 +25,9 @@ ROTATE_ANNOTATION = f"{GROUP}/rotate"
 ADOPT_ANNOTATION = f"{GROUP}/adopt-uid"
 """On a Tenant: the UID that what is found under its name carries, such as after a restore from a backup."""
 
+OWNER_ROLE = "tenantry-owner"
+"""The chart's ClusterRole of what a tenant's owners may do."""
+
 LONGEST_TENANT = 40
 LONGEST_SUFFIX = 14
 

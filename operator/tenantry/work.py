@@ -54,6 +54,8 @@ class Work:
     """Whose turn it is among the tenant's logins."""
     logins: Logins | None = None
     """Set once PostgreSQL was seen to accept these, and no others."""
+    _digested: tuple[Resolved, str] | None = None
+    """The digest of `resolved`, whose text is long and asked for at each step."""
 
     @property
     def rotating(self) -> bool:
@@ -66,7 +68,13 @@ class Work:
         return not self.tenant.was_ready
 
     def digest(self, *more: object) -> str:
-        return hashlib.sha256(repr((self.resolved, *more)).encode()).hexdigest()
+        if self._digested is None or self._digested[0] is not self.resolved:
+            self._digested = self.resolved, _digest(self.resolved)
+        return _digest(self._digested[1], *more)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def memory(backends: Backends) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from jinja2 import StrictUndefined, TemplateError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tenantry_runtime.config import Configuration
@@ -86,11 +86,8 @@ def render(template: str, values: Mapping[str, str]) -> str:
     """The template's text; raises `PromptError` where it breaks a rule or its text is too long."""
     if len(template) > MAX_TEMPLATE:
         raise PromptError(f"the prompt template has {len(template)} characters: shorten it to {MAX_TEMPLATE}")
-    environment = _environment()
     try:
-        tree = environment.parse(template)
-        _check_nodes(tree)
-        rendered = environment.from_string(tree).render(values)
+        rendered = _compiled(template).render(values)
     except PromptError:
         raise
     except TemplateError as error:
@@ -105,6 +102,15 @@ def render(template: str, values: Mapping[str, str]) -> str:
             f"the prompt template makes a text of {len(rendered)} characters: shorten it to {MAX_RENDERED}"
         )
     return rendered
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(template: str) -> Template:
+    """Most tenants share their tier's template, and compiling one costs more than all else that is done with it."""
+    environment = _environment()
+    tree = environment.parse(template)
+    _check_nodes(tree)
+    return environment.from_string(tree)
 
 
 def _check_nodes(tree: nodes.Node) -> None:

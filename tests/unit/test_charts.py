@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from tenantry import names
 from tenantry.api import DataRegion, TenantTier
 from tenantry.backends import kinds
 from tenantry.desired import rbac
@@ -134,7 +135,7 @@ def test_no_role_has_a_wildcard_and_the_operator_no_secrets_of_the_cluster(rende
             assert "secrets" not in rule["resources"]
             assert not {"escalate", "impersonate"} & set(rule["verbs"])
             if "bind" in rule["verbs"]:
-                assert rule["resourceNames"] == [rbac.OWNER_ROLE, rbac.SECRETS_ROLE]
+                assert rule["resourceNames"] == [names.OWNER_ROLE, rbac.SECRETS_ROLE]
 
 
 @helm_needed
@@ -169,7 +170,7 @@ def test_the_operator_reads_only_its_own_and_the_regions_secrets(tmp_path):
 @helm_needed
 def test_owners_may_not_touch_quotas_namespaces_or_daemonsets(rendered):
     held: dict[str, set[str]] = {}
-    for rule in rules(rendered, "ClusterRole", rbac.OWNER_ROLE):
+    for rule in rules(rendered, "ClusterRole", names.OWNER_ROLE):
         for resource in rule["resources"]:
             held.setdefault(resource, set()).update(rule["verbs"])
     changes = {"create", "update", "patch", "delete", "deletecollection", "bind", "escalate", "impersonate"}

@@ -91,17 +91,16 @@ class KubernetesBackend:
     # -- a tenant's objects ----------------------------------------------------
 
     async def ensure(self, objects: Sequence[Json], uid: str) -> Applied:
-        """Make every object hold: namespaces first, then the rest at once.
+        """Make every object hold, in waves, those of one wave at once.
 
         Raises BackendError (FOREIGN_OBJECT, QUOTA_EXCEEDED) or ApiError; what was written stays.
         """
-        first = [o for o in objects if o["kind"] == "Namespace"]
-        rest = [o for o in objects if o["kind"] != "Namespace"]
+        waves = [self._wave(o) for o in objects]
         fight: BackendError | None = None
         results: list[list[tuple[Key, str]]] = []
-        for group in (first, rest):
+        for wave in sorted({*waves}):
             try:
-                results.append(await self._each(group, uid))
+                results.append(await self._each([o for o, its in zip(objects, waves, strict=True) if its == wave], uid))
             except BackendError as error:
                 if error.reason is not Reason.CONTESTED:
                     raise
@@ -115,6 +114,20 @@ class KubernetesBackend:
             tuple(k for r in results for k, how in r if how == "corrected"),
             all(e.held == e.applied for o in objects if kinds.of(o).watched and (e := self.observed.note(o))),
         )
+
+    def _wave(self, desired: Json) -> int:
+        """Namespaces, then what stands in them, then new quotas; nobody has rights before all of that is there.
+
+        While a quota is there, the API server writes its status for each object that it counts: some ten writes for
+        a tenant whose quotas came first.
+        """
+        if desired["kind"] == kinds.NAMESPACE.kind:
+            return 0
+        if desired["kind"] == "ResourceQuota" and not self.observed.note(desired).present:
+            return 2
+        if desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE:
+            return 3
+        return 1
 
     async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
         answers = await asyncio.gather(*(self._ensure(o, uid) for o in objects), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""All Kubernetes objects of one tenant, in the order in which they are applied."""
+"""All Kubernetes objects of one tenant.  What is applied after what is the backend's to know."""
 
 from tenantry.desired import namespaces, network, quota, rbac, scrape, workload
 from tenantry.desired.meta import Json
@@ -7,7 +7,7 @@ from tenantry.resolve import Resolved
 
 
 def namespace_objects(resolved: Resolved, options: Options) -> list[Json]:
-    """The namespaces, the operator's right to their Secrets, then quotas, walls and the owners' rights.
+    """The namespaces, the operator's right to their Secrets, quotas, walls and the owners' rights.
 
     Raises DesiredError where the region's endpoints can't be put into a NetworkPolicy.
     """
@@ -15,7 +15,6 @@ def namespace_objects(resolved: Resolved, options: Options) -> list[Json]:
         *namespaces.namespaces(resolved),
         *rbac.operator_bindings(resolved, options),
         *quota.workload_quotas(resolved),
-        quota.runtime_quota(resolved),
         *quota.limit_ranges(resolved),
         *network.policies(resolved, options),
         *rbac.owner_bindings(resolved),
@@ -28,5 +27,6 @@ def runtime_objects(resolved: Resolved, options: Options, credentials_digest: st
     return [
         workload.service(resolved),
         workload.deployment(resolved, options, credentials_digest),
+        quota.runtime_quota(resolved),
         *(made for made in optional if made is not None),
     ]

@@ -1,11 +1,11 @@
 """Who may do what in the tenant's namespaces.  The rights themselves are ClusterRoles of the chart."""
 
+from tenantry import names
 from tenantry.desired.meta import Json, metadata
 from tenantry.desired.options import Options
 from tenantry.resolve import Resolved
 
 RBAC = "rbac.authorization.k8s.io"
-OWNER_ROLE = "tenantry-owner"
 SECRETS_ROLE = "tenantry-secrets"
 
 
@@ -31,7 +31,7 @@ def owner_bindings(resolved: Resolved) -> list[Json]:
         else {"kind": owner.kind, "name": owner.name, "apiGroup": RBAC}
         for owner in resolved.owners
     ]
-    return [_binding(resolved, workload.name, OWNER_ROLE, subjects) for workload in resolved.workloads]
+    return [_binding(resolved, workload.name, names.OWNER_ROLE, subjects) for workload in resolved.workloads]
 
 
 def _binding(resolved: Resolved, namespace: str, role: str, subjects: list[Json]) -> Json:

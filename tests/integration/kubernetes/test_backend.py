@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tenantry import names
 from tenantry.backends import kinds
 from tenantry.backends.connection import ApiError, Connection, from_kubeconfig
 from tenantry.backends.errors import BackendError
@@ -47,6 +48,12 @@ def writes(backend: KubernetesBackend) -> int:
     return sum(n for (verb, _), n in backend.connection.requests.items() if verb not in ("get", "list"))
 
 
+async def versions(backend: KubernetesBackend, wanted: list) -> list[tuple[int, str, str]]:
+    """Of the objects that were just made, in the order in which the API server stored them."""
+    stored = [await backend.get(kinds.of(o), o["metadata"].get("namespace", ""), o["metadata"]["name"]) for o in wanted]
+    return sorted((int(o["metadata"]["resourceVersion"]), o["kind"], o["metadata"]["name"]) for o in stored)
+
+
 async def told(backend: KubernetesBackend, kind: kinds.Kind) -> None:
     """What a list says of a kind, as at the operator's start."""
 
@@ -58,6 +65,17 @@ async def told(backend: KubernetesBackend, kind: kinds.Kind) -> None:
 
 async def admin(plane, *args: str) -> str:
     return (await asyncio.to_thread(lambda: plane.kubectl(*args))).stdout
+
+
+async def test_nobody_has_rights_before_the_walls_and_the_quotas_are_there(backend):
+    resolved = samples.resolved("walls", owners=[{"kind": "User", "name": "alice@walls.example"}])
+    wanted = objects(resolved)
+    await backend.ensure(wanted, resolved.uid)
+    made = [(kind, name) for _, kind, name in await versions(backend, wanted)]
+    assert [kind for kind, _ in made[:2]] == ["Namespace", "Namespace"]
+    assert made[-1] == ("RoleBinding", names.OWNER_ROLE)
+    # For each object that a quota counts, the API server writes the quota's status: new ones come last.
+    assert [kind for kind, _ in made[-3:-1]] == ["ResourceQuota", "ResourceQuota"]
 
 
 @pytest.mark.parametrize("tier", ["free", "enterprise"])

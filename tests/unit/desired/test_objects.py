@@ -77,7 +77,7 @@ def test_the_longest_names_fit():
 
 def test_every_namespace_has_its_walls():
     tenant = samples.resolved("acme", namespaces=[{"suffix": "dev"}])
-    made = kubernetes.namespace_objects(tenant, OPTIONS)
+    made = everything(tenant)
     kinds = {
         space: {(o["kind"], o["metadata"]["name"]) for o in made if o["metadata"].get("namespace") == space}
         for space in ("tenant-acme", "tenant-acme--dev", "runtime-acme")
