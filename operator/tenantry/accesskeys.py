@@ -2,30 +2,32 @@
 
 import hashlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from tenantry import keyturns, names, rotation
 from tenantry.api import AccessKey, Reason
-from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
-from tenantry.backends.kinds import ACCESS_KEY
+from tenantry.backends.kinds import ACCESS_KEY, SECRET
 from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.backends.observed import Key
 from tenantry.backends.postgres import KeysAhead
 from tenantry.credentials import Credentials
 from tenantry.desired import secrets
+from tenantry.keysaying import KeyTeller
 from tenantry.keyturns import Turn
+from tenantry.memo import Memo
 from tenantry.resolve import Resolved
-from tenantry.view import View
+from tenantry.view import Unreadable, View
 from tenantry_runtime.config import AccessKeyRow, key_sha256
 
 logger = logging.getLogger(__name__)
-Json = dict[str, Any]
 DEFAULT = "default"
 MOST_KEYS = 200
 """Of one tenant, the oldest first: every row is looked at when a key is."""
+
+_ROWS = "rows"
 
 Sync = Callable[[Sequence[AccessKeyRow]], Awaitable[bool]]
 
@@ -35,13 +37,15 @@ class AccessKeys:
         self._backend = backend
         self._view = view
         self._derived = derived
-        self._believed = believed_seconds
+        self._teller = KeyTeller(backend)
+        self._seen = Memo(believed_seconds)
+        """Of a tenant its rows, of an AccessKey its Secret."""
         self.drifted: Callable[[], None] = lambda: None
         """Called for each thing of a key that somebody else had changed."""
-        self._synced: dict[str, tuple[str, float]] = {}
-        self._secrets: dict[str, tuple[str, float]] = {}
         self._turns: dict[str, Turn] = {}
         """By the AccessKey's UID: what this process has stored or found, should the status forget it."""
+        self._secrets: dict[str, dict[str, Key]] = {}
+        """By the tenant's UID and the AccessKey's: where the Secret is of each key that is there."""
 
     def due(self, resolved: Resolved) -> float | None:
         """Seconds until the next key expires, is due for its rotation, or ends with its overlap."""
@@ -49,13 +53,27 @@ class AccessKeys:
         times = (keyturns.due(self._turn(k), k, now) for k in self._valid(resolved, now))
         return min((max((t - now).total_seconds(), 0.0) for t in times if t), default=None)
 
-    def forget(self, uid: str) -> None:
-        self._synced.pop(uid, None)
+    def forget(self, tenant: str, uid: str) -> None:
+        """A tenant ends, or begins anew."""
+        self._keep(uid, {})
+        self._seen.forget(uid)
+        self._backend.contests.forget([_default_key(names.workload_namespace(tenant))])
+
+    def _keep(self, uid: str, there: Mapping[str, Key]) -> None:
+        """Of a tenant's keys only these are there: nothing is known any more of those that are gone."""
+        for gone, secret in self._secrets.pop(uid, {}).items():
+            if gone not in there:
+                self._turns.pop(gone, None)
+                self._seen.forget(gone)
+                self._backend.unwanted(secret)
+        if there:
+            self._secrets[uid] = dict(there)
 
     async def sync(self, resolved: Resolved, write: Sync, *, first: bool = False) -> None:
         """Rows first, so that a deleted key stops at once; then Secrets and what each key's status says."""
         fight = await self._default(resolved)
-        keys = self._of(resolved)
+        keys, unreadable = self._of(resolved), self._unreadable(resolved)
+        self._keep(resolved.uid, {**{k.uid: _secret_key(k) for k in keys}, **{s.uid: w for w, s in unreadable}})
         now = rotation.clock()
         valid = self._valid(resolved, now)
         counted, over = valid[:MOST_KEYS], valid[MOST_KEYS:]
@@ -75,6 +93,8 @@ class AccessKeys:
         for k in keys:
             if k not in valid:
                 await self._say(k, "False", Reason.EXPIRED, "spec.expiresAt has passed; the key is refused")
+        for where, stored in unreadable:
+            await self._teller.unreadable(where, stored)
         if fight:
             raise fight
 
@@ -91,8 +111,7 @@ class AccessKeys:
         if at is None or at > now:
             return
         begun = keyturns.begun(turn, key)
-        patch = {"status": _shown(begun)}
-        await self._backend.merge(ACCESS_KEY, key.reference, patch, "status")
+        await self._teller.begin(key, begun)
         self._turns[key.uid] = begun
         logger.info("AccessKey %s is rotated: generation %d begins", key.name, begun.generation)
 
@@ -102,8 +121,7 @@ class AccessKeys:
             now = rotation.clock()
             rows = [row for k in keys for row in self._rows(k, now)]
             digest = hashlib.sha256(repr(rows).encode()).hexdigest()
-            seen = self._synced.get(resolved.uid)
-            if seen and seen[0] == digest and time.monotonic() - seen[1] <= self._believed:
+            if self._seen.holds(resolved.uid, _ROWS, digest):
                 return
             try:
                 written = await write(rows)
@@ -112,9 +130,9 @@ class AccessKeys:
                 continue
             if written:
                 logger.info("The keys of the tenant were written: %d are valid", len(rows))
-                if seen and seen[0] == digest:
+                if self._seen.held(resolved.uid, _ROWS, digest):
                     self.drifted()
-            self._synced[resolved.uid] = (digest, time.monotonic())
+            self._seen.note(resolved.uid, _ROWS, digest)
             return
 
     def _find(self, keys: Sequence[AccessKey], ahead: KeysAhead, now: datetime) -> None:
@@ -132,6 +150,14 @@ class AccessKeys:
         return sorted(
             (k for k in found if not k.metadata.deletion_timestamp),
             key=lambda k: (str(k.metadata.creation_timestamp), k.metadata.namespace, k.name),
+        )
+
+    def _unreadable(self, resolved: Resolved) -> list[tuple[Key, Unreadable]]:
+        homes = {w.name for w in resolved.workloads}
+        return sorted(
+            (where, stored)
+            for where, stored in self._view.unreadable.items()
+            if where[0] == ACCESS_KEY.kind and where[1] in homes
         )
 
     def _key(self, key: AccessKey) -> str:
@@ -155,24 +181,24 @@ class AccessKeys:
 
     async def _default(self, resolved: Resolved) -> BackendError | None:
         """Every tenant has one; the error where another program deletes it each time."""
-        where = (ACCESS_KEY.kind, resolved.home, DEFAULT)
+        where = _default_key(resolved.home)
         contests = self._backend.contests
-        known = resolved.uid in self._synced
+        known = self._seen.knows(resolved.uid, _ROWS)
         try:
-            if DEFAULT in self._view.keys.get(resolved.home, {}):
+            if where in self._view.unreadable or DEFAULT in self._view.keys.get(resolved.home, {}):
                 contests.held(where)
                 return None
             if known:
                 contests.before(where)
-            await self._make_default(resolved)
-            if known:
+            if await self._make_default(resolved) and known:
                 self.drifted()
                 contests.corrected(where)
         except BackendError as error:
             return error
         return None
 
-    async def _make_default(self, resolved: Resolved) -> None:
+    async def _make_default(self, resolved: Resolved) -> bool:
+        """Whether there was none."""
         made = await self._backend.create(
             ACCESS_KEY,
             {
@@ -187,69 +213,29 @@ class AccessKeys:
                 "spec": {"user": DEFAULT},
             },
         )
-        if made is None:
-            made = await self._backend.get(ACCESS_KEY, resolved.home, DEFAULT)
-            if made:
-                self._view.put(ACCESS_KEY, made)
+        if made is None and (there := await self._backend.get(ACCESS_KEY, resolved.home, DEFAULT)):
+            self._view.put(ACCESS_KEY, there)
+        return made is not None
 
     async def _secret(self, resolved: Resolved, key: AccessKey, first: bool) -> None:
         desired = secrets.access_key(resolved, key, self._key(key), names.endpoint(resolved.name))
         digest = hashlib.sha256(repr(desired).encode()).hexdigest()
-        seen = self._secrets.get(key.uid)
-        if seen and seen[0] == digest and time.monotonic() - seen[1] < self._believed:
+        if self._seen.holds(key.uid, SECRET.kind, digest):
             return
         made = first or not (key.status and key.status.secret_name)
         if how := await self._backend.ensure_secret(desired, resolved.uid, first=made):
             logger.info("The Secret of AccessKey %s was written", key.name)
             if how == "corrected":
                 self.drifted()
-        self._secrets[key.uid] = (digest, time.monotonic())
+        self._seen.note(key.uid, SECRET.kind, digest)
 
     async def _say(self, key: AccessKey, status: Literal["True", "False"], reason: Reason, message: str) -> None:
-        turn = self._turn(key)
-        old = next((c for c in (key.status.conditions if key.status else ()) if c.type == "Ready"), None)
-        name = f"accesskey-{key.name}" if status == "True" else ""
-        if (
-            old
-            and key.status
-            and (old.status, old.reason) == (status, str(reason))
-            and (keyturns.of(key), key.status.secret_name) == (turn, name)
-            and key.status.observed_generation == key.metadata.generation
-        ):
-            return
-        changed = old.last_transition_time if old and old.status == status and old.last_transition_time else None
-        when = (changed or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        wanted = {
-            "observedGeneration": key.metadata.generation,
-            "secretName": name,
-            **_shown(turn),
-            "conditions": [
-                {
-                    "type": "Ready",
-                    "status": status,
-                    "reason": str(reason),
-                    "message": message,
-                    "lastTransitionTime": when,
-                    "observedGeneration": key.metadata.generation,
-                }
-            ],
-        }
-        try:
-            await self._backend.merge(ACCESS_KEY, key.reference, {"status": wanted}, "status")
-        except ApiError as error:
-            if error.status in (404, 409):
-                return
-            raise
+        await self._teller.say(key, self._turn(key), status, reason, message)
 
 
-def _shown(turn: Turn) -> Json:
-    return {
-        "generation": turn.generation,
-        "rotation": turn.requested,
-        "rotatedAt": _stamp(turn.rotated_at),
-        "previousUntil": _stamp(turn.previous_until),
-    }
+def _default_key(home: str) -> Key:
+    return ACCESS_KEY.kind, home, DEFAULT
 
 
-def _stamp(at: datetime | None) -> str | None:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else None
+def _secret_key(key: AccessKey) -> Key:
+    return SECRET.kind, key.metadata.namespace, secrets.access_key_secret(key)

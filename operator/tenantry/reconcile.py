@@ -77,6 +77,7 @@ class Reconciler:
             self.metrics.conditions.pop(name, None)
             if stored := self.view.unreadable.get((TENANT.kind, "", name)):
                 return await self._unreadable(name, stored)
+            self.queue.succeeded(name)
             return None
         with self.metrics.reconcile_seconds.time():
             try:
@@ -266,10 +267,10 @@ class Reconciler:
 
     async def _delete(self, tenant: Tenant) -> float | None:
         assert self.queue is not None
-        if names.FINALIZER not in tenant.metadata.finalizers:
-            return None
         self._forget(tenant)
         self.rollback.forget(tenant.uid)
+        if names.FINALIZER not in tenant.metadata.finalizers:
+            return None
         try:
             left = await self.deletion.run(tenant)
         except (BackendError, ApiError) as error:
@@ -287,7 +288,7 @@ class Reconciler:
         """What was seen and done is not so for long."""
         for uid in (tenant.uid, tenant.identity):
             self.subsystems.verified.forget(uid)
-            self.subsystems.keys.forget(uid)
+            self.subsystems.keys.forget(tenant.name, uid)
             self.subsystems.rotations.forget(uid)
         self._passing.pop(tenant.uid, None)
         self.teller.forget(tenant.uid)

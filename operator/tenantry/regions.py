@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tenantry.api import DataRegion, Reason
@@ -140,6 +141,13 @@ class Regions:
                     Reason.CREDENTIALS_MISSING, f"{where}: Secret {self._namespace}/{name} has no key {key!r}"
                 )
         return {key: base64.b64decode(data[key]).decode() for key in keys}
+
+    def keep(self, names: Collection[str]) -> None:
+        """Of these regions alone: what served others is closed."""
+        for name in [n for n in self._entries if n not in names]:
+            self._retire(self._entries.pop(name).backends)
+        for name in [n for n, lock in self._locks.items() if n not in names and not lock.locked()]:
+            del self._locks[name]
 
     def _retire(self, backends: Backends) -> None:
         for breaker in (backends.database_breaker, backends.vectors_breaker):

@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 async def purge(view: View, regions: Regions, metrics: Metrics) -> None:
-    """Once in every region; one that does not answer is purged the next time."""
+    """Once in every region; one that does not answer is purged the next time.  Those that are gone are let go."""
+    regions.keep(view.regions)
     for region in list(view.regions.values()):
         try:
             backends = await regions.get(region)

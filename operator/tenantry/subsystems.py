@@ -26,12 +26,13 @@ from tenantry.desired import configuration, database, kubernetes, secrets, vecto
 from tenantry.desired.meta import DesiredError
 from tenantry.desired.options import Options
 from tenantry.desired.postgres.things import Things
+from tenantry.memo import Memo
 from tenantry.metrics import Metrics
 from tenantry.outcomes import compliance, dollars, failed, good, usable
 from tenantry.regions import Backends, Regions
 from tenantry.rotation import Rotations
 from tenantry.status import Outcome
-from tenantry.work import Verified, Work, memory
+from tenantry.work import Work, memory
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -63,7 +64,7 @@ class Subsystems:
         self.keys = keys
         keys.drifted = lambda: self._drift("keys", 1)
         self.metrics = metrics
-        self.verified = Verified(believed_seconds)
+        self.verified = Memo(believed_seconds)
 
     async def run(self, work: Work) -> None:
         """Namespaces first, since Secrets live there; then the stores side by side; then the runtime."""
@@ -215,6 +216,7 @@ class Subsystems:
             await self.kubernetes.delete(
                 kinds.of_key(k), {"metadata": {"namespace": k[1], "name": k[2], "uid": seen.uid}}
             )
+            self.kubernetes.unwanted(k)
 
     # -- PostgreSQL -----------------------------------------------------------------
 

@@ -1,7 +1,6 @@
-"""One reconcile of one tenant under way, and what earlier ones saw to hold."""
+"""One reconcile of one tenant under way."""
 
 import hashlib
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -14,25 +13,6 @@ from tenantry.desired.vectors import VectorPlan
 from tenantry.regions import Backends
 from tenantry.resolve import Resolved
 from tenantry.status import Report
-
-
-class Verified:
-    """What was seen to hold lately, so that an event on one thing costs no look at all the others."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._seen: dict[tuple[str, str], tuple[str, float]] = {}
-
-    def holds(self, uid: str, what: str, digest: str) -> bool:
-        seen = self._seen.get((uid, what))
-        return seen is not None and seen[0] == digest and time.monotonic() - seen[1] < self._seconds
-
-    def note(self, uid: str, what: str, digest: str) -> None:
-        self._seen[uid, what] = (digest, time.monotonic())
-
-    def forget(self, uid: str) -> None:
-        for k in [k for k in self._seen if k[0] == uid]:
-            del self._seen[k]
 
 
 @dataclass

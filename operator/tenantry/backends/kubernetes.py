@@ -322,6 +322,11 @@ class KubernetesBackend:
         """A tenant ends."""
         self.contests.forget(self.observed.forget(tenant))
 
+    def unwanted(self, k: Key) -> None:
+        """Of a tenant that goes on, an object that is no longer asked for."""
+        self.observed.unwanted(k)
+        self.contests.forget([k])
+
 
 def _whole(kind: Kind, desired: Json, now: Json) -> list[Json]:
     """The steps of a JSON patch that leave nothing of others' in what must be exactly as we say."""

@@ -131,7 +131,9 @@ class Observed:
         seen = self._objects.get(k)
         if seen is None or not seen.present or (version and version < seen.version):
             return set()
-        return self._gone(k, seen, version)
+        concerned = self._gone(k, seen, version)
+        self._bury()
+        return concerned
 
     def missing(self, kind: Kind, listed: set[Key], version: int) -> set[str]:
         """A list of a kind, as of `version`, is whole: what it lacks is gone.  The tenants concerned."""
@@ -159,11 +161,15 @@ class Observed:
 
     def _remove(self, k: Key, seen: Seen) -> None:
         del self._objects[k]
+        self._leave(k, seen)
+        if seen.tenant not in self._tenants:
+            self.changes.pop(seen.tenant, None)
+
+    def _leave(self, k: Key, seen: Seen) -> None:
         keys = self._tenants.get(seen.tenant, set())
         keys.discard(k)
         if not keys:
             self._tenants.pop(seen.tenant, None)
-            self.changes.pop(seen.tenant, None)
 
     def _entry(self, k: Key, tenant: str) -> Seen:
         seen = self._objects.get(k)
@@ -173,7 +179,7 @@ class Observed:
         return seen
 
     def _move(self, k: Key, seen: Seen, tenant: str) -> None:
-        self._tenants.get(seen.tenant, set()).discard(k)
+        self._leave(k, seen)
         seen.tenant = sys.intern(tenant)
         if tenant:
             self._tenants.setdefault(seen.tenant, set()).add(k)
@@ -182,12 +188,18 @@ class Observed:
         """A tenant ends: what was asked for it no longer counts.  What was known of it."""
         keys = sorted(self._tenants.get(tenant, ()))
         for k in keys:
-            seen = self._objects[k]
-            seen.applied = 0
-            if not seen.present:
-                self._graves.append((self._clock() + GRAVE_SECONDS, k))
+            self.unwanted(k)
         self._bury()
         return keys
+
+    def unwanted(self, k: Key) -> None:
+        """Nothing is asked of it any more."""
+        if seen := self._objects.get(k):
+            seen.applied = 0
+            if not seen.version:
+                self._remove(k, seen)  # no watch ever told of it, so none comes late
+            elif not seen.present:
+                self._graves.append((self._clock() + GRAVE_SECONDS, k))
 
     # -- what is asked -----------------------------------------------------------------
 

@@ -6,8 +6,10 @@ import yaml
 
 from tests import samples
 from tests.controlplane import CRDS
-from tests.integration.operator.world import GROUP, World, region, until
+from tests.integration.operator.world import GROUP, MERGE, Json, World, region, until
 from tests.integration.survival.faults import unforeseen
+
+LONG_AGO = "2026-01-01T00:00:00Z"
 
 
 def test_a_region_deleted_while_it_is_in_use(operator: World) -> None:
@@ -81,12 +83,10 @@ def test_roles_and_databases_that_we_did_not_make(operator: World) -> None:
         world.remove("/api/v1/namespaces/runtime-taken")
 
 
-def test_what_was_stored_before_the_schema_had_its_rules(operator: World) -> None:
-    world = operator
-    world.tenant("readable")
-    world.ready("readable")
-    good = CRDS / "tenants.yaml"
-    loose = yaml.safe_load(good.read_text())
+def loosened(file: str) -> tuple[str, str]:
+    """A CRD as it is, and one that takes anything."""
+    good = (CRDS / file).read_text()
+    loose = yaml.safe_load(good)
     for version in loose["spec"]["versions"]:
         version["schema"]["openAPIV3Schema"] = {
             "type": "object",
@@ -94,21 +94,64 @@ def test_what_was_stored_before_the_schema_had_its_rules(operator: World) -> Non
                 field: {"type": "object", "x-kubernetes-preserve-unknown-fields": True} for field in ("spec", "status")
             },
         }
+    return good, yaml.safe_dump(loose)
+
+
+def told(world: World, path: str) -> Json:
+    """The Ready condition of an AccessKey."""
+    found = world.get(path) or {}
+    return next((c for c in found.get("status", {}).get("conditions", ()) if c["type"] == "Ready"), {})
+
+
+def test_what_was_stored_before_the_schema_had_its_rules(operator: World) -> None:
+    world = operator
+    world.tenant("readable")
+    world.ready("readable")
+    tenants, keys = loosened("tenants.yaml"), loosened("accesskeys.yaml")
     odd = samples.manifest("odd", deletion={"policy": "Delete"}, ai={"temperature": "warm"})
+    where = f"{GROUP}/namespaces/tenant-readable/accesskeys"
+    key = {
+        "apiVersion": "tenantry.dev/v1alpha1", "kind": "AccessKey", "metadata": {"name": "odd"},
+        "spec": {"scopes": ["everything"]},
+    }  # fmt: skip
+    apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
     try:
-        world.plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(loose))
-        until(lambda: world.api.post(f"{GROUP}/tenants", json=odd).status_code in (201, 409), "it is stored", 30)
+        for _, loose in (tenants, keys):
+            world.plane.kubectl(*apply, stdin=loose)
+        for path, body in ((f"{GROUP}/tenants", odd), (where, key)):
+            until(lambda p=path, b=body: world.api.post(p, json=b).status_code in (201, 409), "it is stored", 30)  # type: ignore[misc]
         message = world.says("odd", "InvalidSpec")
         assert "spec.ai.temperature" in message
         assert "apply it again" in message
+        until(lambda: told(world, f"{where}/odd").get("reason") == "InvalidSpec", "the key has a condition", 30)
     finally:
-        world.plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(good))
+        for good, _ in (tenants, keys):
+            world.plane.kubectl(*apply, stdin=good)
     assert world.condition("odd", "Stalled")["status"] == "True"
     world.change("readable", displayName="Not Held Up")
     world.ready("readable", 30)
+    # The rules are back, and what they would refuse is still there: the condition can be written all the same.
+    unknown = [
+        {"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "", "lastTransitionTime": LONG_AGO}
+    ]
     until(lambda: world.api.patch(
-        f"{GROUP}/tenants/odd", json={"spec": {"ai": {"temperature": 0.5}}},
-        headers={"Content-Type": "application/merge-patch+json"},
+        f"{where}/odd/status", json={"status": {"conditions": unknown}}, headers=MERGE,
+    ).status_code == 200, "its condition is taken away", 30)  # fmt: skip
+    world.patch(f"{where}/odd", {"metadata": {"annotations": {"seen": "again"}}})
+    until(lambda: told(world, f"{where}/odd").get("reason") == "InvalidSpec", "the key has a condition again", 30)
+    condition = told(world, f"{where}/odd")
+    assert condition["status"] == "False"
+    for words in ("spec.scopes", "is refused", "apply it again"):
+        assert words in condition["message"]
+    assert "everything" not in condition["message"]
+    assert world.keys("readable") == {"default"}
+    until(lambda: world.api.patch(
+        f"{where}/odd", json={"spec": {"scopes": ["chat"]}}, headers=MERGE,
+    ).status_code == 200, "it is corrected", 30)  # fmt: skip
+    until(lambda: told(world, f"{where}/odd").get("status") == "True", "the key works", 30)
+    assert world.keys("readable") == {"default", "odd"}
+    until(lambda: world.api.patch(
+        f"{GROUP}/tenants/odd", json={"spec": {"ai": {"temperature": 0.5}}}, headers=MERGE,
     ).status_code == 200, "it is corrected", 30)  # fmt: skip
     world.ready("odd")
     assert not unforeseen(world.replicas[-1]), unforeseen(world.replicas[-1])

@@ -41,17 +41,17 @@ class VectorsSeen:
 
 
 class _Memory:
-    """Things seen lately.  Times are of the monotonic clock."""
+    """Things seen lately, as `how`.  Times are of the monotonic clock."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, float] = {}
+        self._seen: dict[Hashable, tuple[Hashable, float]] = {}
 
-    def fresh(self, thing: Hashable, seconds: float) -> bool:
-        when = self._seen.get(thing)
-        return when is not None and time.monotonic() - when < seconds
+    def fresh(self, thing: Hashable, seconds: float, how: Hashable = None) -> bool:
+        seen = self._seen.get(thing)
+        return seen is not None and seen[0] == how and time.monotonic() - seen[1] < seconds
 
-    def note(self, thing: Hashable) -> None:
-        self._seen[thing] = time.monotonic()
+    def note(self, thing: Hashable, how: Hashable = None) -> None:
+        self._seen[thing] = (how, time.monotonic())
 
     def forget(self, thing: Hashable) -> None:
         self._seen.pop(thing, None)
@@ -132,7 +132,7 @@ class MilvusBackend:
         secured = secured and bool(plan.user)
         written = await self._close_public() if secured else []
         if written:  # and the proxies must be seen to know it
-            self._memory.forget(_login(plan))
+            self._memory.forget(_login(plan.user))
             self._memory.forget(place.collection)
         if place.partition is None:
             made = await self._hold_own(plan, secured)
@@ -161,6 +161,8 @@ class MilvusBackend:
                 tags.discard(own.removeprefix("t_"))
             return
         database = own if isolation == "Database" else DEFAULT_DATABASE
+        for thing in (_own(database, own), *map(_login, vectors.own_users(uid))):
+            self._memory.forget(thing)
         if self._server.user:
             databases = (database,) if database == DEFAULT_DATABASE else (database, DEFAULT_DATABASE)
             await self._access.remove(vectors.own_role(uid), vectors.own_users(uid), databases)
@@ -237,7 +239,7 @@ class MilvusBackend:
 
     async def _hold_own(self, plan: VectorPlan, secured: bool) -> list[str]:
         place = plan.place
-        seen = ("collection", place.database, place.collection)
+        seen = _own(place.database, place.collection)
         written: list[str] = []
         known = self._memory.fresh(seen, LOGIN_SECONDS)
         if not known or await self._storage.load(place.collection, place.database) is not Load.DONE:
@@ -248,10 +250,17 @@ class MilvusBackend:
         return written
 
     async def _hold_login(self, plan: VectorPlan) -> list[str]:
-        written = await self._access.ensure(plan, self._memory.fresh(_login(plan), LOGIN_SECONDS))
-        self._memory.note(_login(plan))
+        login, password = _login(plan.user), hash(plan.password)
+        written = await self._access.ensure(plan, self._memory.fresh(login, LOGIN_SECONDS, password))
+        self._memory.note(login, password)
+        if plan.ended:
+            self._memory.forget(_login(plan.ended))
         return written
 
 
-def _login(plan: VectorPlan) -> Hashable:
-    return "login", plan.user, hash(plan.password)
+def _login(user: str) -> Hashable:
+    return "login", user
+
+
+def _own(database: str, collection: str) -> Hashable:
+    return "collection", database, collection

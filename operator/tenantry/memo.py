@@ -1,0 +1,37 @@
+"""What was seen to hold lately, so that an event on one thing costs no look at all the others."""
+
+import time
+from collections.abc import Callable
+
+
+class Memo:
+    """Digests of what was asked for, by whose it is (a UID) and what it is; believed for `seconds`.
+
+    All that is remembered of one UID is forgotten in one step: whoever keeps something for a UID that ends must
+    say so, or it stays for as long as the process lives.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._seen: dict[str, dict[str, tuple[str, float]]] = {}
+
+    def holds(self, uid: str, what: str, digest: str) -> bool:
+        """It was seen to be as `digest` says, and not too long ago."""
+        seen = self._seen.get(uid, {}).get(what)
+        return seen is not None and seen[0] == digest and self._clock() - seen[1] < self._seconds
+
+    def held(self, uid: str, what: str, digest: str) -> bool:
+        """The same, however long ago: if it differs now, somebody else has changed it."""
+        seen = self._seen.get(uid, {}).get(what)
+        return seen is not None and seen[0] == digest
+
+    def knows(self, uid: str, what: str) -> bool:
+        """Anything was noted of it."""
+        return what in self._seen.get(uid, {})
+
+    def note(self, uid: str, what: str, digest: str) -> None:
+        self._seen.setdefault(uid, {})[what] = (digest, self._clock())
+
+    def forget(self, uid: str) -> None:
+        self._seen.pop(uid, None)
