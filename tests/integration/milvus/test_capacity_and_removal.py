@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tenantry import names
 from tenantry.api.conditions import Reason
 from tenantry.api.tier import VectorIsolation
 from tenantry.backends.errors import BackendError
@@ -178,6 +179,9 @@ async def test_retain_keeps_the_data_out_of_reach(
         await region.ask("LoadCollection", load)
     await eventually(partial(region.texts, place.collection, place.partition), ["kept"], "what was kept")
     await backend.remove(resolved.uid, place.collection, isolation, "Delete")
+    remembered = repr((backend._memory._seen, backend._reserved))
+    assert names.bare(resolved.uid) not in remembered
+    assert names.short(resolved.uid) not in remembered
 
 
 async def test_a_partition_whose_collection_nobody_remembers_is_found_and_removed(
