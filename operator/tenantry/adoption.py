@@ -8,20 +8,53 @@ import uuid
 
 from tenantry import names
 from tenantry.api import DataRegion, Reason, Tenant
+from tenantry.api.conditions import Type
+from tenantry.api.tenant import RolledBack
+from tenantry.backends.connection import ApiError
+from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import NAMESPACE
 from tenantry.backends.kubernetes import KubernetesBackend, said
+from tenantry.deletion import Deletion
+from tenantry.outcomes import failed
 from tenantry.regions import Backends, Regions
 from tenantry.resolve import Problem, Resolved
+from tenantry.rollback import recall
 from tenantry.view import View
+from tenantry.work import Work
 
 _OWN = "this Tenant holds data of its own by now; delete it, and make it again with the annotation"
 
 
 class Adoption:
-    def __init__(self, kubernetes: KubernetesBackend, view: View, regions: Regions) -> None:
+    def __init__(self, kubernetes: KubernetesBackend, view: View, regions: Regions, deletion: Deletion) -> None:
         self._kubernetes = kubernetes
         self._view = view
         self._regions = regions
+        self._deletion = deletion
+
+    async def may_take(self, work: Work) -> bool:
+        """Whether it may have them now; if not, `work.report` says why, or what goes first."""
+        tenant, report = work.tenant, work.report
+        report.resolved = None
+        report.rolled_back = before = tenant.rolled_back
+        removed = before is not None and before.state == "Removed"
+        made = names.FINALIZER in tenant.metadata.finalizers and not removed
+        try:
+            problem = await self.refused(tenant, work.resolved, work.region)
+            if problem is None and made and await self._deletion.used(tenant):
+                problem = _problem(tenant.asks_for, _OWN)
+        except (BackendError, ApiError) as error:
+            report.add(failed(Type.DATABASE, error))
+            return False
+        if problem:
+            report.problems = (problem,)
+            return False
+        if made:
+            # What was made under its own UID goes first.
+            report.rolled_back = RolledBack(state="Removing")
+            recall(tenant, report, report.rolled_back)
+            return False
+        return True
 
     async def refused(self, tenant: Tenant, resolved: Resolved, region: DataRegion) -> Problem | None:
         """Why `tenant` may not have the UID that it asks for; None where it may.
@@ -39,10 +72,6 @@ class Adoption:
         if message := await self._level(tenant, resolved, backends, asked):
             return _problem(asked, message)
         return None
-
-    def own_data(self, tenant: Tenant) -> Problem:
-        """For a Tenant in which something was stored before it asked."""
-        return _problem(tenant.asks_for, _OWN)
 
     def _at_a_glance(self, tenant: Tenant, asked: str) -> str:
         """What is seen without asking anybody."""

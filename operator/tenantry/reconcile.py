@@ -3,26 +3,25 @@
 import logging
 import time
 import uuid
-from dataclasses import replace
 
 from tenantry import log, names, pauses, rotation
 from tenantry.adoption import Adoption
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
-from tenantry.api.tenant import Pinned, RolledBack, RotatedCredentials
-from tenantry.backends.connection import ApiError, Json
+from tenantry.asked import Asked
+from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
-from tenantry.backends.kinds import REGION, TENANT, TIER
+from tenantry.backends.kinds import TENANT
 from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.claims import Claims
 from tenantry.deletion import Deletion
 from tenantry.events import Events
 from tenantry.metrics import Metrics
 from tenantry.outcomes import failed
-from tenantry.prompts import Prompts
 from tenantry.queue import Queue
-from tenantry.resolve import Problem, Resolved, resolve
-from tenantry.rollback import Rollback, recall
-from tenantry.saying import REAPPLY, Teller
+from tenantry.resolve import Resolved
+from tenantry.rollback import Rollback
+from tenantry.saying import Teller
 from tenantry.status import Report
 from tenantry.subsystems import Subsystems
 from tenantry.view import Unreadable, View
@@ -60,7 +59,8 @@ class Reconciler:
         self.adoption = adoption
         self.rollback = Rollback(deletion, subsystems, resync_seconds)
         self.teller = Teller(view, kubernetes, events, metrics)
-        self.prompts = Prompts()
+        self.asked = Asked(view)
+        self.claims = Claims(view, kubernetes, subsystems)
         self.metrics = metrics
         self.resync_seconds = resync_seconds
         self.queue: Queue | None = None
@@ -95,11 +95,9 @@ class Reconciler:
     async def _provision(self, tenant: Tenant) -> float | None:
         report = Report(pinned=tenant.pinned)
         rolled_back = tenant.rolled_back
-        found = resolve(tenant, self.view.tiers, self.view.regions)
-        if isinstance(found, Resolved):
-            found = self.prompts.problem(found) or found
+        found = self.asked.resolve(tenant)
         if not isinstance(found, Resolved):
-            report.problems = tuple(self._explained(problem, tenant) for problem in found)
+            report.problems = found
         if rolled_back and rolled_back.state == "Removing":
             self._forget(tenant)
             await self.rollback.go_on(tenant, report)
@@ -107,23 +105,18 @@ class Reconciler:
         if not isinstance(found, Resolved):
             return await self._judge(tenant, report)
         report.resolved = found
-        work = Work(
-            tenant,
-            found,
-            self.view.regions[found.region],
-            report,
-            lambda pinned: self._pin(tenant, report, pinned),
-        )
+        region = self.view.regions[found.region]
+        work = Work(tenant, found, region, report, lambda pinned: self.claims.pin(work, pinned))
         if tenant.asks_for:
             return await self._adopt(work)
         if rolled_back and rolled_back.state == "Removed":
             if not await self.rollback.may_try(work):
                 return await self._finish(tenant, report)
-            await self._claim(work)
+            await self.claims.claim(work)
             await self.teller.say(tenant, {"rolledBack": {"state": "Trying", "failed": list(rolled_back.failed)}})
         elif names.FINALIZER not in tenant.metadata.finalizers or tenant.noted is None:
-            await self._claim(work)
-        work.turn = await self._turn(tenant, found)
+            await self.claims.claim(work)
+        work.turn = await self.claims.turn(work)
         if rolled_back and rolled_back.failed:
             await self.subsystems.only(work, rolled_back.failed)
             if not all(report.outcomes[Type(k)].good for k in rolled_back.failed if k != Type.RUNTIME):
@@ -137,18 +130,6 @@ class Reconciler:
         """A first provisioning that failed for good is taken back."""
         await self.rollback.judge(self.view.tenants.get(tenant.name, tenant), report)
         return await self._finish(tenant, report)
-
-    def _explained(self, problem: Problem, tenant: Tenant) -> Problem:
-        """A tier or a region that is there, and can't be read, is not one that does not exist."""
-        pinned = tenant.pinned
-        kind, name = {
-            Reason.UNKNOWN_TIER: (TIER.kind, tenant.spec.tier),
-            Reason.UNKNOWN_REGION: (REGION.kind, (pinned.region if pinned else tenant.spec.region) or ""),
-        }.get(problem.reason, ("", ""))
-        stored = self.view.unreadable.get((kind, "", name))
-        if stored is None:
-            return problem
-        return Problem(problem.reason, f"{kind} {name!r} can't be read ({stored.message}); {REAPPLY}")
 
     async def _unreadable(self, name: str, stored: Unreadable) -> float | None:
         """What was provisioned is left as it is, and a deletion waits too: nobody knows what is asked for."""
@@ -165,62 +146,12 @@ class Reconciler:
 
     async def _adopt(self, work: Work) -> float | None:
         """Take over what another UID left under this name, where a person asks for it and nothing speaks against it."""
-        tenant, report = work.tenant, work.report
-        report.resolved = None
-        report.rolled_back = tenant.rolled_back
-        try:
-            problem = await self.adoption.refused(tenant, work.resolved, work.region)
-            claimed = names.FINALIZER in tenant.metadata.finalizers
-            removed = report.rolled_back is not None and report.rolled_back.state == "Removed"
-            if problem is None and claimed and not removed:
-                # What was made under its own UID goes first.
-                if await self.deletion.used(tenant):
-                    problem = self.adoption.own_data(tenant)
-                else:
-                    report.rolled_back = RolledBack(state="Removing")
-                    recall(tenant, report, report.rolled_back)
-        except (BackendError, ApiError) as error:
-            report.add(failed(Type.DATABASE, error))
-            return await self._finish(tenant, report)
-        if problem or (report.rolled_back and report.rolled_back.state == "Removing"):
-            report.problems = (problem,) if problem else ()
-            return await self._finish(tenant, report)
+        tenant = work.tenant
+        if not await self.adoption.may_take(work):
+            return await self._finish(tenant, work.report)
         logger.info("The tenant takes over what UID %s left under its name", tenant.asks_for)
         await self.teller.say(tenant, {"adoptedUid": tenant.asks_for, "rolledBack": None})
         return AT_ONCE
-
-    async def _claim(self, work: Work) -> None:
-        """The finalizer and the pins in one write, before anything is made: what is made is also found again."""
-        tenant, report = work.tenant, work.report
-        if report.pinned is None:
-            work.resolved = replace(work.resolved, collection=await self.subsystems.collection(work))
-            report.pinned = pins(work.resolved)
-        rest = [f for f in tenant.metadata.finalizers if f != names.FINALIZER]
-        patch: Json = {
-            "metadata": {
-                "annotations": {names.PINNED_ANNOTATION: report.pinned.model_dump_json(by_alias=True)},
-                "finalizers": [*rest, names.FINALIZER],
-                "resourceVersion": tenant.metadata.resource_version,
-            }
-        }
-        await self.kubernetes.merge(TENANT, tenant.reference, patch)
-
-    async def _pin(self, tenant: Tenant, report: Report, pinned: Pinned) -> None:
-        patch: Json = {"metadata": {"annotations": {names.PINNED_ANNOTATION: pinned.model_dump_json(by_alias=True)}}}
-        report.pinned = pinned
-        await self.kubernetes.merge(TENANT, tenant.reference, patch)
-
-    async def _turn(self, tenant: Tenant, resolved: Resolved) -> RotatedCredentials:
-        """Whose turn it is among the tenant's logins; a rotation that begins is stored before anything is made."""
-        rotations = self.subsystems.rotations
-        begun = rotations.next(tenant, resolved.uid, rotation.clock(), self.view.tenants.each())
-        if begun is None:
-            return rotations.state(tenant, resolved.uid)
-        patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}
-        await self.kubernetes.merge(TENANT, tenant.reference, patch, "status")
-        rotations.note(resolved.uid, begun)
-        logger.info("The credentials are rotated: generation %d begins", begun.generation)
-        return begun
 
     async def _finish(self, tenant: Tenant, report: Report) -> float | None:
         result = "ready" if report.ready else "stalled" if report.stalled else "waiting"
@@ -237,23 +168,23 @@ class Reconciler:
         self._passing.pop(tenant.uid, None)
         if passes:
             self._passing_for(tenant)
-            return 5.0
+            return PASSING_SECONDS
         if report.rolled_back and report.rolled_back.state == "Removing":
             return DELETING_SECONDS
         if result == "waiting":
             return self.queue.backoff(tenant.name)
         self.queue.succeeded(tenant.name)
-        later = pauses.about(self.resync_seconds)
-        if result == "stalled":
-            return min(later, pauses.about(STALLED_SECONDS))
-        expiry = self.subsystems.keys.due(report.resolved) if report.resolved else None
-        if expiry is not None:
-            later = min(later, expiry + 0.05)
-        if report.resolved:
-            stored = self.view.tenants.get(tenant.name, tenant)
-            look = self.subsystems.rotations.look(stored, report.resolved.uid, rotation.clock())
-            later = min(later, look) if look is not None else later
-        return later
+        if result == "stalled" or report.resolved is None:
+            return min(pauses.about(self.resync_seconds), pauses.about(STALLED_SECONDS))
+        return self._next(tenant, report.resolved)
+
+    def _next(self, tenant: Tenant, resolved: Resolved) -> float:
+        """Seconds until the resync, or until a key or a rotation comes to its next step."""
+        stored = self.view.tenants.get(tenant.name, tenant)
+        key = self.subsystems.keys.due(resolved)
+        login = self.subsystems.rotations.look(stored, resolved.uid, rotation.clock())
+        steps = (pauses.about(self.resync_seconds), None if key is None else key + 0.05, login)
+        return min(step for step in steps if step is not None)
 
     def _passing_for(self, tenant: Tenant) -> float:
         """Seconds for which what passes by itself is not worth a write: most tenants are Ready before they end."""
@@ -293,16 +224,3 @@ class Reconciler:
         self._passing.pop(tenant.uid, None)
         self.teller.forget(tenant.uid)
         self.kubernetes.forget(tenant.name)
-
-
-def pins(resolved: Resolved) -> Pinned:
-    """What a later change of tier leaves as it is."""
-    return Pinned(
-        region=resolved.region,
-        database_isolation=resolved.database_isolation,
-        vector_isolation=resolved.vectors.isolation,
-        embedding_model=resolved.vectors.embedding_model,
-        dimension=resolved.vectors.dimension,
-        metric=resolved.vectors.metric,
-        collection=resolved.collection,
-    )

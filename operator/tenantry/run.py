@@ -102,12 +102,13 @@ class Operator:
             prometheus_namespace=settings.prometheus_namespace,
             prometheus_cidrs=tuple(c.strip() for c in settings.prometheus_cidrs.split(",") if c.strip()),
         )
+        deletion = Deletion(self.kubernetes, self.view, self.regions)
         reconciler = Reconciler(
             self.view,
             self.kubernetes,
             Subsystems(self.kubernetes, self.regions, derived, options, keys, self.metrics, self.believed, rotations),
-            Deletion(self.kubernetes, self.view, self.regions),
-            Adoption(self.kubernetes, self.view, self.regions),
+            deletion,
+            Adoption(self.kubernetes, self.view, self.regions, deletion),
             Events(self.kubernetes, self.identity),
             self.metrics,
             settings.resync_seconds,

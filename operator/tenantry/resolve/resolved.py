@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from tenantry import names
 from tenantry.api.conditions import Reason
 from tenantry.api.region import DataRegionSpec
-from tenantry.api.tenant import Owner, Retrieval
+from tenantry.api.tenant import Owner, Pinned, Retrieval
 from tenantry.api.tier import (
     Budget,
     DatabaseIsolation,
@@ -81,6 +81,19 @@ class Resolved:
     @property
     def runtime_namespace(self) -> str:
         return names.runtime_namespace(self.name)
+
+    @property
+    def pins(self) -> Pinned:
+        """What a later change of tier leaves as it is."""
+        return Pinned(
+            region=self.region,
+            database_isolation=self.database_isolation,
+            vector_isolation=self.vectors.isolation,
+            embedding_model=self.vectors.embedding_model,
+            dimension=self.vectors.dimension,
+            metric=self.vectors.metric,
+            collection=self.collection,
+        )
 
     @property
     def home(self) -> str:
