@@ -8,6 +8,7 @@ from tenantry import names
 from tenantry.backends.connection import ApiError
 from tenantry.backends.kinds import EVENT
 from tenantry.backends.kubernetes import KubernetesBackend
+from tenantry.status import stamp
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Events:
         namespace: str = "",
     ) -> None:
         """One event about one of our resources.  Those of cluster-scoped ones live in namespace default."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = stamp(datetime.now(UTC))
         home = namespace or "default"
         about = {"apiVersion": names.API_VERSION, "kind": kind, "name": name, "uid": uid}
         event = {

@@ -2,16 +2,12 @@
 
 pymilvus' own client describes a collection before it writes, a right that the runtime's login on a shared
 collection must not have (it would list the other tenants' partitions), and brings pandas: 100 MB more.  These
-are pymilvus' generated messages, taken without importing pymilvus itself.
+are pymilvus' generated messages alone.
 """
 
 import base64
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +15,8 @@ import grpc
 import grpc.aio
 import orjson
 
-_ALIAS = "_tenantry_milvus_protocol"
+from tenantry_runtime.milvus_protocol import common, milvus, schema, service
+
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),  # gRPC's own two minutes would outlast a restart by far
@@ -27,23 +24,6 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
 )
 _STRONG, _BOUNDED, _EVENTUALLY = 0, 2, 3  # Milvus' consistency levels
-
-
-def _load(name: str) -> Any:
-    if _ALIAS not in sys.modules:
-        spec = importlib.util.find_spec("pymilvus")
-        if spec is None or spec.origin is None:
-            raise ImportError("pymilvus is not installed: install tenantry[runtime]")
-        package = ModuleType(_ALIAS)
-        package.__path__ = [str(Path(spec.origin).parent / "grpc_gen")]
-        sys.modules[_ALIAS] = package
-    return importlib.import_module(f"{_ALIAS}.{name}")
-
-
-_common: Any = _load("common_pb2")
-_schema: Any = _load("schema_pb2")
-_messages: Any = _load("milvus_pb2")
-_service: Any = _load("milvus_pb2_grpc")
 
 
 class MilvusError(Exception):
@@ -61,7 +41,7 @@ class Client:
             if parts.scheme == "https"
             else grpc.aio.insecure_channel(target, options=_OPTIONS)
         )
-        self._stub = _service.MilvusServiceStub(self._channel)
+        self._stub = service.MilvusServiceStub(self._channel)
         self._timeout = timeout
         self._metadata = [("dbname", database)]
         if user:
@@ -85,7 +65,7 @@ class Client:
         """Columns of equal length: texts, whole numbers, or vectors (lists of numbers)."""
         await self._call(
             "Insert",
-            _messages.InsertRequest(
+            milvus.InsertRequest(
                 collection_name=collection,
                 partition_name=partition,
                 fields_data=[_column(name, values) for name, values in columns.items()],
@@ -96,7 +76,7 @@ class Client:
     async def delete(self, collection: str, partition: str, expression: str) -> None:
         await self._call(
             "Delete",
-            _messages.DeleteRequest(collection_name=collection, partition_name=partition, expr=expression),
+            milvus.DeleteRequest(collection_name=collection, partition_name=partition, expr=expression),
         )
 
     async def search(
@@ -111,7 +91,7 @@ class Client:
         strong: bool,
     ) -> list[dict[str, Any]]:
         """The nearest rows, each with `id`, `score` (as Milvus counts it), and these fields."""
-        place = _common.PlaceholderValue(tag="$0", type=_common.PlaceholderType.FloatVector)
+        place = common.PlaceholderValue(tag="$0", type=common.PlaceholderType.FloatVector)
         place.values.append(_packed(vector))
         parameters = {
             "anns_field": "vector",
@@ -123,14 +103,14 @@ class Client:
         }
         answer = await self._call(
             "Search",
-            _messages.SearchRequest(
+            milvus.SearchRequest(
                 collection_name=collection,
                 partition_names=partitions,
                 dsl=expression,
-                dsl_type=_common.DslType.BoolExprV1,
-                placeholder_group=_common.PlaceholderGroup(placeholders=[place]).SerializeToString(),
+                dsl_type=common.DslType.BoolExprV1,
+                placeholder_group=common.PlaceholderGroup(placeholders=[place]).SerializeToString(),
                 output_fields=fields,
-                search_params=[_common.KeyValuePair(key=key, value=value) for key, value in parameters.items()],
+                search_params=[common.KeyValuePair(key=key, value=value) for key, value in parameters.items()],
                 nq=1,
                 use_default_consistency=False,
                 consistency_level=_STRONG if strong else _BOUNDED,
@@ -147,7 +127,7 @@ class Client:
         """Ask for a row that is not there: raises MilvusError where a search would fail too."""
         await self._call(
             "Query",
-            _messages.QueryRequest(
+            milvus.QueryRequest(
                 collection_name=collection,
                 partition_names=partitions,
                 expr='id in ["-"]',
@@ -173,16 +153,16 @@ def _packed(vector: Sequence[float]) -> bytes:
 
 
 def _column(name: str, values: list[Any]) -> Any:
-    column = _schema.FieldData(field_name=name)
+    column = schema.FieldData(field_name=name)
     first = values[0]
     if isinstance(first, str):
-        column.type = _schema.DataType.VarChar
+        column.type = schema.DataType.VarChar
         column.scalars.string_data.data.extend(values)
     elif isinstance(first, int):
-        column.type = _schema.DataType.Int64
+        column.type = schema.DataType.Int64
         column.scalars.long_data.data.extend(values)
     else:
-        column.type = _schema.DataType.FloatVector
+        column.type = schema.DataType.FloatVector
         column.vectors.dim = len(first)
         for vector in values:
             column.vectors.float_vector.data.extend(vector)

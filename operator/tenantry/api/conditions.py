@@ -47,7 +47,6 @@ class Reason(StrEnum):
     FEATURE_NOT_IN_TIER = "FeatureNotInTier"
     INVALID_TEMPLATE = "InvalidTemplate"
     RESIDENCY_VIOLATED = "ResidencyViolated"
-    PINNED = "Pinned"
     FOREIGN_OBJECT = "ForeignObject"
     UNAUTHENTICATED_MILVUS = "UnauthenticatedMilvus"
     CAPACITY_EXHAUSTED = "CapacityExhausted"
