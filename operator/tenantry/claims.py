@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from tenantry import names, rotation
 from tenantry.api.tenant import Pinned, RotatedCredentials
+from tenantry.backends.apiserver import ApiServer
 from tenantry.backends.connection import Json
 from tenantry.backends.kinds import TENANT
-from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.subsystems import Subsystems
 from tenantry.view import View
 from tenantry.work import Work
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class Claims:
     """Every method raises ApiError where the API server did not take what was written."""
 
-    def __init__(self, view: View, kubernetes: KubernetesBackend, subsystems: Subsystems) -> None:
+    def __init__(self, view: View, kubernetes: ApiServer, subsystems: Subsystems) -> None:
         self._view = view
         self._kubernetes = kubernetes
         self._subsystems = subsystems

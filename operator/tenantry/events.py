@@ -5,16 +5,16 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from tenantry import names
+from tenantry.backends.apiserver import ApiServer
 from tenantry.backends.connection import ApiError
 from tenantry.backends.kinds import EVENT
-from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.status import stamp
 
 logger = logging.getLogger(__name__)
 
 
 class Events:
-    def __init__(self, backend: KubernetesBackend, instance: str) -> None:
+    def __init__(self, backend: ApiServer, instance: str) -> None:
         self._backend = backend
         self._instance = instance
 

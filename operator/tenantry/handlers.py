@@ -10,9 +10,10 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from tenantry import pauses
+from tenantry.backends.apiserver import PAGE
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.kinds import CHILDREN, OWN, TENANT, Kind
-from tenantry.backends.kubernetes import PAGE, KubernetesBackend, selector
+from tenantry.backends.kubernetes import KubernetesBackend, selector
 from tenantry.backends.observed import Key
 from tenantry.backends.watch import Watch
 from tenantry.queue import Queue

@@ -3,15 +3,15 @@
 import base64
 
 from tenantry import names
+from tenantry.backends.apiserver import ApiServer
 from tenantry.backends.kinds import SECRET
-from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.credentials import Credentials, new_master
 
 SECRET_NAME = "tenantry-master"  # noqa: S105 - a name
 KEY = "master"
 
 
-async def credentials(backend: KubernetesBackend, namespace: str) -> Credentials:
+async def credentials(backend: ApiServer, namespace: str) -> Credentials:
     """Reads the Secret ``tenantry-master``, or makes it: two replicas that race read the same one.
 
     Raises RuntimeError if it is there and damaged: a new one would change every password.

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from tenantry import status as statuses
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
+from tenantry.backends.apiserver import ApiServer
 from tenantry.backends.connection import ApiError, Json
 from tenantry.backends.kinds import TENANT
-from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.events import Events
 from tenantry.metrics import Metrics
 from tenantry.resolve import Problem
@@ -25,7 +25,7 @@ REAPPLY = "it was stored before the schema had its rules, or by another version;
 class Teller:
     """Every method raises ApiError where the API server did not take what was said."""
 
-    def __init__(self, view: View, kubernetes: KubernetesBackend, events: Events, metrics: Metrics) -> None:
+    def __init__(self, view: View, kubernetes: ApiServer, events: Events, metrics: Metrics) -> None:
         self._view = view
         self._kubernetes = kubernetes
         self._events = events

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from tenantry import pauses
+from tenantry.backends.apiserver import ApiServer
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.kinds import Kind
-from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.backends.observed import Key, key, version_of
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ Missing = Callable[[Kind, set[Key], int], None]
 class Watch:
     """`list()` once, then `run()` for ever; or only `list()`, as often as is wanted."""
 
-    def __init__(self, backend: KubernetesBackend, kind: Kind, selector: str, told: Told, missing: Missing) -> None:
+    def __init__(self, backend: ApiServer, kind: Kind, selector: str, told: Told, missing: Missing) -> None:
         self._backend = backend
         self._kind = kind
         self._selector = selector

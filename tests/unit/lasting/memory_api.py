@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tenantry.backends import kinds
+from tenantry.backends.apiserver import APPLY, JSON_PATCH, MERGE
 from tenantry.backends.connection import ApiError
 from tenantry.backends.kinds import ACCESS_KEY, CHILDREN, OWN, Kind
-from tenantry.backends.kubernetes import APPLY, JSON_PATCH, MERGE
 
 Json = dict[str, Any]
 _KINDS = {k.path().split("?")[0]: k for k in kinds._BY_NAME.values()}
