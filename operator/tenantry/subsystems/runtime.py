@@ -1,0 +1,63 @@
+"""The tenant's runtime: its Deployment, and the credentials that it holds."""
+
+import logging
+
+from tenantry import outcomes
+from tenantry.backends import kinds
+from tenantry.backends.observed import Rollout, key
+from tenantry.desired import configuration, kubernetes, secrets
+from tenantry.regions import Backends
+from tenantry.status import Outcome
+from tenantry.subsystems.namespaces import Namespaces
+from tenantry.subsystems.tools import Json, Tools
+from tenantry.work import Work
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    def __init__(self, tools: Tools, namespaces: Namespaces) -> None:
+        self._tools = tools
+        self._namespaces = namespaces
+
+    async def ensure(self, work: Work, backends: Backends) -> Outcome:
+        tools, resolved = self._tools, work.resolved
+        assert work.vectors is not None, "the runtime is made after its stores"
+        place, login = work.vectors.place, work.vectors.login
+        held = configuration.credentials(
+            resolved, tools.derived, place, login, backends.provider_api_key, work.turn.generation
+        )
+        secret = secrets.runtime(resolved, held)
+        await tools.secret(work, secret)
+        mark = work.digest(work.changes, secret)
+        if not tools.verified.holds(resolved.uid, "runtime", mark):
+            objects = kubernetes.runtime_objects(resolved, tools.options, secrets.digest(secret))
+            applied = await tools.kubernetes.ensure(objects, resolved.uid)
+            tools.drift("runtime", len(applied.corrected))
+            await self._sweep(work, objects)
+            if applied.sure:
+                tools.verified.note(resolved.uid, "runtime", mark)
+        work.report.secrets = tuple(
+            f"{resolved.home}/{name}"
+            for name in (
+                "accesskey-default",
+                "postgres",
+                *(["milvus"] if secrets.milvus(resolved, place, login) else []),
+            )
+        )
+        return outcomes.rollout(self.deployment(work), resolved)
+
+    def deployment(self, work: Work) -> Rollout | None:
+        """What is known of its rollout."""
+        return self._tools.kubernetes.observed.rollout(("Deployment", work.resolved.runtime_namespace, "runtime"))
+
+    async def _sweep(self, work: Work, runtime: list[Json]) -> None:
+        """Remove what this tenant no longer asks for, such as a namespace taken from the list."""
+        backend = self._tools.kubernetes
+        wanted = {*map(key, self._namespaces.objects(work)), *map(key, runtime)}
+        for k, seen in backend.observed.of_tenant(work.resolved.name):
+            if k in wanted or seen.deleting or not seen.owned(work.resolved.uid):
+                continue
+            logger.info("%s %s is no longer wanted and is removed", k[0], k[2])
+            await backend.delete(kinds.of_key(k), {"metadata": {"namespace": k[1], "name": k[2], "uid": seen.uid}})
+            backend.unwanted(k)

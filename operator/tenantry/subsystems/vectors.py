@@ -1,0 +1,75 @@
+"""The tenant's part of its region's Milvus: a partition, a collection or a database, and who may reach it."""
+
+from dataclasses import replace
+
+from tenantry import rotation
+from tenantry.api.conditions import Type
+from tenantry.backends.connection import ApiError
+from tenantry.backends.errors import BackendError
+from tenantry.desired import secrets, vectors
+from tenantry.outcomes import good, usable
+from tenantry.regions import Backends
+from tenantry.status import Outcome
+from tenantry.subsystems.tools import Tools
+from tenantry.work import Work, memory
+
+
+class Vectors:
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def ensure(self, work: Work, backends: Backends) -> Outcome:
+        tools, resolved = self._tools, work.resolved
+        place = await self._place(work, backends)
+        logins = rotation.logins(work.turn, rotation.clock(), in_use=False)
+        plan = vectors.plan(resolved, place, tools.derived, backends.uid, logins)
+        digest = work.digest(place, plan.user, plan.ended, *memory(backends))
+        if not tools.verified.holds(resolved.uid, "vectors", digest):
+            try:
+                seen = await backends.milvus.ensure(plan)
+            except BackendError as error:
+                if work.tenant.holds(Type.VECTORS) and not work.rotating:
+                    tools.drift("vectors", len(error.corrected))
+                raise
+            tools.drift("vectors", 0 if seen.created or work.rotating else len(seen.corrected))
+        work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
+        if usable(work.report.outcomes[Type.NAMESPACES]):
+            if own := secrets.milvus(resolved, place, plan.login):
+                await tools.secret(work, own)
+            tools.verified.note(resolved.uid, "vectors", digest)
+        work.vectors = plan
+        return good(Type.VECTORS, f"Milvus: {resolved.vectors.isolation.lower()} with its rights")
+
+    async def reserved(self, work: Work, backends: Backends) -> Outcome:
+        """Its user first: where Milvus has no room for that, no collection is made in vain."""
+        place = await self._place(work, backends)
+        await backends.milvus.reserve(vectors.plan(work.resolved, place, self._tools.derived, backends.uid))
+        return await self.ensure(work, backends)
+
+    async def collection(self, work: Work) -> str:
+        """The Milvus collection that the tenant shall have; empty where Milvus can't be asked now."""
+        try:
+            backends = await self._tools.regions.get(work.region)
+            place = await backends.vectors_breaker(lambda: backends.milvus.place(work.resolved), work.tenant.name)
+        except (BackendError, ApiError):
+            return ""
+        return place.collection
+
+    async def _place(self, work: Work, backends: Backends) -> vectors.Place:
+        place = await backends.milvus.place(work.resolved)
+        pinned = work.report.pinned
+        if pinned and pinned.collection != place.collection:
+            # Milvus was away when the tenant was claimed.  Written before anything is made there.
+            await work.pin(pinned.model_copy(update={"collection": place.collection}))
+            work.resolved = replace(work.resolved, collection=place.collection)
+        return place
+
+    async def look(self, work: Work) -> Outcome:
+        backends = await self._tools.regions.get(work.region)
+
+        async def look() -> None:
+            place = await backends.milvus.place(work.resolved)
+            await backends.milvus.look(vectors.plan(work.resolved, place, self._tools.derived, backends.uid))
+
+        await backends.vectors_breaker(look, work.resolved.name)
+        return good(Type.VECTORS, "Nothing is in the way")
