@@ -18,7 +18,6 @@ from tenantry.status import Outcome
 from tenantry.view import View
 
 logger = logging.getLogger(__name__)
-DEPLOYMENT_NAME = "runtime"
 
 
 class Deletion:
@@ -127,7 +126,7 @@ class Deletion:
         soon they end: here that would be more than a minute.
         """
         namespace = names.runtime_namespace(tenant.name)
-        found = await self._backend.get(DEPLOYMENT, namespace, DEPLOYMENT_NAME)
+        found = await self._backend.get(DEPLOYMENT, namespace, names.RUNTIME)
         if found is None or not owned(found, uid):
             return False
         if not found["metadata"].get("deletionTimestamp"):

@@ -28,6 +28,9 @@ ADOPT_ANNOTATION = f"{GROUP}/adopt-uid"
 OWNER_ROLE = "tenantry-owner"
 """The chart's ClusterRole of what a tenant's owners may do."""
 
+RUNTIME = "runtime"
+"""The Deployment and the Service of a tenant's runtime."""
+
 LONGEST_TENANT = 40
 LONGEST_SUFFIX = 14
 
@@ -43,7 +46,7 @@ def runtime_namespace(tenant: str) -> str:
 
 def endpoint(tenant: str) -> str:
     """The base URL that the official SDK takes."""
-    return f"http://runtime.{runtime_namespace(tenant)}.svc:8000/v1"
+    return f"http://{RUNTIME}.{runtime_namespace(tenant)}.svc:8000/v1"
 
 
 def schema(tenant: str) -> str:

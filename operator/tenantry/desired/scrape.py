@@ -1,5 +1,6 @@
 """How Prometheus finds a runtime: annotations always, and the Prometheus operator's kinds where they exist."""
 
+from tenantry import names
 from tenantry.desired.meta import NAME_LABEL, Json, digested, metadata
 from tenantry.desired.options import Options
 from tenantry.resolve import Resolved
@@ -11,7 +12,6 @@ ANNOTATIONS = {
     "prometheus.io/path": "/metrics",
 }
 """On each Pod."""
-NAME = "runtime"
 APP = "tenantry-runtime"
 
 
@@ -29,7 +29,7 @@ def monitor(resolved: Resolved, options: Options) -> Json | None:
         {
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": options.monitor,
-            "metadata": metadata(resolved, NAME, resolved.runtime_namespace, {NAME_LABEL: APP}),
+            "metadata": metadata(resolved, names.RUNTIME, resolved.runtime_namespace, {NAME_LABEL: APP}),
             "spec": spec,
         }
     )

@@ -7,7 +7,7 @@ from tenantry.api import quantity
 from tenantry.desired.meta import NAME_LABEL, Json, digested, metadata
 from tenantry.desired.options import Options
 from tenantry.desired.quota import MEBI, RUNTIME_EPHEMERAL_REQUEST, canonical
-from tenantry.desired.scrape import ANNOTATIONS, APP, METRICS_PORT, NAME
+from tenantry.desired.scrape import ANNOTATIONS, APP, METRICS_PORT
 from tenantry.resolve import Resolved
 from tenantry_runtime.config import CREDENTIALS_VARIABLE
 
@@ -48,7 +48,7 @@ def deployment(resolved: Resolved, options: Options, credentials_digest: str) ->
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": metadata(resolved, NAME, resolved.runtime_namespace, {NAME_LABEL: APP}),
+            "metadata": metadata(resolved, names.RUNTIME, resolved.runtime_namespace, {NAME_LABEL: APP}),
             "spec": spec,
         }
     )
@@ -60,7 +60,7 @@ def service(resolved: Resolved) -> Json:
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": metadata(resolved, NAME, resolved.runtime_namespace, {NAME_LABEL: APP}),
+            "metadata": metadata(resolved, names.RUNTIME, resolved.runtime_namespace, {NAME_LABEL: APP}),
             "spec": {
                 "type": "ClusterIP",
                 "selector": _selector(resolved),
@@ -78,7 +78,7 @@ def disruption_budget(resolved: Resolved) -> Json | None:
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
-            "metadata": metadata(resolved, NAME, resolved.runtime_namespace, {NAME_LABEL: APP}),
+            "metadata": metadata(resolved, names.RUNTIME, resolved.runtime_namespace, {NAME_LABEL: APP}),
             "spec": {
                 "maxUnavailable": 1,
                 "selector": {"matchLabels": _selector(resolved)},

@@ -2,7 +2,7 @@
 
 import logging
 
-from tenantry import outcomes
+from tenantry import names, outcomes
 from tenantry.backends import kinds
 from tenantry.backends.observed import Rollout, key
 from tenantry.desired import configuration, kubernetes, secrets
@@ -49,7 +49,8 @@ class Runtime:
 
     def deployment(self, work: Work) -> Rollout | None:
         """What is known of its rollout."""
-        return self._tools.kubernetes.observed.rollout(("Deployment", work.resolved.runtime_namespace, "runtime"))
+        where = (kinds.DEPLOYMENT.kind, work.resolved.runtime_namespace, names.RUNTIME)
+        return self._tools.kubernetes.observed.rollout(where)
 
     async def _sweep(self, work: Work, runtime: list[Json]) -> None:
         """Remove what this tenant no longer asks for, such as a namespace taken from the list."""
