@@ -217,10 +217,7 @@ class Reconciler:
 
     def _forget(self, tenant: Tenant) -> None:
         """What was seen and done is not so for long."""
-        for uid in (tenant.uid, tenant.identity):
-            self.subsystems.verified.forget(uid)
-            self.subsystems.keys.forget(tenant.name, uid)
-            self.subsystems.rotations.forget(uid)
+        self.subsystems.forget(tenant)
         self._passing.pop(tenant.uid, None)
         self.teller.forget(tenant.uid)
         self.kubernetes.forget(tenant.name)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from tenantry import outcomes, rotation
 from tenantry.accesskeys import AccessKeys
-from tenantry.api import Reason
+from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
@@ -47,8 +47,7 @@ class Subsystems:
     ) -> None:
         self.rotations = rotations
         self.keys = keys
-        self.verified = Memo(believed_seconds)
-        self._tools = Tools(kubernetes, regions, derived, options, metrics, self.verified, rotations)
+        self._tools = Tools(kubernetes, regions, derived, options, metrics, Memo(believed_seconds), rotations)
         self._namespaces = Namespaces(self._tools)
         self._database = Database(self._tools, keys)
         self._vectors = Vectors(self._tools)
@@ -128,6 +127,13 @@ class Subsystems:
                 outcome = await self._attempt(kind, look(work))
                 found += [] if outcome.good else [outcome]
         return found
+
+    def forget(self, tenant: Tenant) -> None:
+        """A tenant ends, or begins anew."""
+        for uid in (tenant.uid, tenant.identity):
+            self._tools.verified.forget(uid)
+            self.keys.forget(tenant.name, uid)
+            self.rotations.forget(uid)
 
     async def collection(self, work: Work) -> str:
         """The Milvus collection that the tenant shall have; empty where Milvus can't be asked now."""
