@@ -5,24 +5,17 @@ collection must not have (it would list the other tenants' partitions), and brin
 are pymilvus' generated messages alone.
 """
 
-import base64
 import sys
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 import orjson
 
-from tenantry_runtime.milvus_protocol import common, milvus, schema, service
+from tenantry_runtime.milvus_protocol import channel, common, metadata, milvus, schema, service
 
-_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2000),  # gRPC's own two minutes would outlast a restart by far
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.max_receive_message_length", 64 << 20),
-)
+_KEEPALIVE = ("grpc.keepalive_time_ms", 60_000)
 _STRONG, _BOUNDED, _EVENTUALLY = 0, 2, 3  # Milvus' consistency levels
 
 
@@ -34,19 +27,10 @@ class Client:
     """One channel to one database of one server, as one user."""
 
     def __init__(self, uri: str, user: str, password: str, database: str, timeout: float) -> None:
-        parts = urlsplit(uri)
-        target = f"{parts.hostname}:{parts.port or 19530}"
-        self._channel = (
-            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
-            if parts.scheme == "https"
-            else grpc.aio.insecure_channel(target, options=_OPTIONS)
-        )
+        self._channel = channel(uri, _KEEPALIVE)
         self._stub = service.MilvusServiceStub(self._channel)
         self._timeout = timeout
-        self._metadata = [("dbname", database)]
-        if user:
-            token = base64.b64encode(f"{user}:{password}".encode()).decode()
-            self._metadata.append(("authorization", token))
+        self._metadata = metadata(database, user, password)
 
     async def close(self) -> None:
         await self._channel.close()

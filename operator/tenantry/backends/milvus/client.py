@@ -1,10 +1,8 @@
 """A thin asyncio client of Milvus: one channel, no connection state, every call with a deadline."""
 
-import base64
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -12,7 +10,7 @@ import grpc.aio
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
 from tenantry.backends.fence import MESSAGE, Fence
-from tenantry.backends.milvus.protocol import service
+from tenantry.backends.milvus.protocol import channel, metadata, service
 
 CALL_SECONDS = 10.0
 
@@ -30,11 +28,6 @@ _LIMITS = (
     ("limit number of database", "rootCoord.maxDatabaseNum"),
     ("partition number", "rootCoord.maxPartitionNum"),
     ("limit number of collections", "quotaAndLimits.limits.maxCollectionNum"),
-)
-_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2000),  # gRPC's own two minutes would outlast a restart by far
-    ("grpc.max_receive_message_length", 64 << 20),
 )
 
 
@@ -111,12 +104,9 @@ class Client:
         """Ask as `login` (None: as nobody).  Raises Denied, Failure, or BackendError where nobody answers."""
         if self._fence.shuts_out:
             raise BackendError(Reason.RETRYING, MESSAGE)
-        metadata = [("dbname", database)]
-        if login is not None:
-            token = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
-            metadata.append(("authorization", token))
+        who = metadata(database, login.user, login.password) if login else metadata(database)
         try:
-            answer = await getattr(self._connected(), method)(request, metadata=metadata, timeout=self._timeout)
+            answer = await getattr(self._connected(), method)(request, metadata=who, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
             raise self._classify(method, error) from None
         status = getattr(answer, "status", answer)
@@ -131,13 +121,7 @@ class Client:
 
     def _connected(self) -> Any:
         if self._stub is None:
-            parts = urlsplit(self.server.uri)
-            target = f"{parts.hostname}:{parts.port or 19530}"
-            self._channel = (
-                grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
-                if parts.scheme == "https"
-                else grpc.aio.insecure_channel(target, options=_OPTIONS)
-            )
+            self._channel = channel(self.server.uri)
             self._stub = service.MilvusServiceStub(self._channel)
         return self._stub
 

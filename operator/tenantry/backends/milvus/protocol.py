@@ -1,5 +1,5 @@
-"""Milvus' protocol messages, taken from pymilvus without importing pymilvus itself."""
+"""Milvus' protocol, as the runtime has it too."""
 
-from tenantry_runtime.milvus_protocol import common, milvus, schema, service
+from tenantry_runtime.milvus_protocol import channel, common, metadata, milvus, schema, service
 
-__all__ = ["common", "milvus", "schema", "service"]
+__all__ = ["channel", "common", "metadata", "milvus", "schema", "service"]
