@@ -51,7 +51,7 @@ crds: venv ## Write crds/ and the chart's copies from the models
 kills: venv ## Kill the operator around each of its effects (SEED=); prints the coverage
 	@$(PY) -m tests.integration.survival.kills $(SEED)
 
-soak: venv ## Random work, kills, outages and drifts for half an hour (SECONDS=, SEED=)
+soak: venv ## 500 junk manifests, then half an hour of random work, kills, outages and drifts (SECONDS=, SEED=)
 	@$(PY) -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 bench: venv ## Measure, about ten minutes (FULL=1: all sizes, an hour); docs/performance.md says how to read it

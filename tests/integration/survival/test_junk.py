@@ -1,137 +1,23 @@
-"""Hundreds of junk manifests while the operator runs: each is refused or ends as a condition, and nobody else notices.
+"""Hundreds of junk manifests while the operator runs.
 
 TENANTRY_JUNK says how many; 150 unless told otherwise, for the time that their tenants take to be made and deleted.
+`make soak` sends 500.
 """
 
 from __future__ import annotations
 
 import os
-import random
-import time
-from collections import Counter
-from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-
-from tenantry.api import AccessKey, DataRegion, Resource, Tenant, TenantTier, crd
-from tenantry.api.conditions import Reason
-from tests import samples, strategies
-from tests.integration.operator.world import GROUP, World, region, until
-from tests.integration.survival.faults import unforeseen
+from tests.integration.operator.world import World
+from tests.integration.survival import junk
 
 COUNT = int(os.environ.get("TENANTRY_JUNK", "150"))
-SEED = 500
-PATHS = {Tenant: "tenants", TenantTier: "tenanttiers", DataRegion: "dataregions"}
-PLACES = st.sampled_from(["", "main", "nowhere", "junk-0", "junk-1", "junk-2"])
-
-
-def specs(kind: type[Resource]) -> st.SearchStrategy[Any]:
-    """Of one kind: anything by its schema, or a good one with junk in it, or (Tenants) good and odd."""
-    schema = crd.schema_of(kind)["properties"]["spec"]
-    if kind is AccessKey:
-        return strategies.junk(schema)
-    if kind is TenantTier:
-        return strategies.spoiled(samples.tier_manifest("pro")["spec"], schema)
-    if kind is DataRegion:
-        return strategies.spoiled({**samples.REGION, "default": False}, schema)
-    good = samples.manifest("x", "pro", deletion={"policy": "Delete"})["spec"]
-    odd = st.tuples(strategies.tenant_manifests(), PLACES).map(
-        lambda m: {**m[0]["spec"], **({"region": m[1]} if m[1] else {})}
-    )
-    return st.one_of(strategies.junk(schema), strategies.spoiled(good, schema), odd)
-
-
-def drawn(kind: type[Resource], number: int) -> list[Any]:
-    """The same in every run."""
-    found: list[Any] = []
-
-    @settings(
-        max_examples=number,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(specs(kind))
-    def each(spec: Any) -> None:
-        found.append(spec)
-
-    each()
-    return found[:number]
-
-
-def manifests() -> list[tuple[str, dict[str, Any]]]:
-    """Path and body, kinds mixed."""
-    made: list[tuple[str, dict[str, Any]]] = []
-    shares = {Tenant: 0.55, DataRegion: 0.15, TenantTier: 0.15, AccessKey: 0.15}
-    for kind, share in shares.items():
-        where = PATHS.get(kind, "namespaces/tenant-beside/accesskeys")
-        for number, spec in enumerate(drawn(kind, round(COUNT * share))):
-            meta: dict[str, Any] = {"name": f"junk-{number}"}
-            if number % 9 == 4:
-                meta |= {"annotations": {"tenantry.dev/pinned": "{}", "tenantry.dev/tenant-uid": "not-a-uid"}}
-            if number % 11 == 6:
-                meta |= {"labels": {"tenantry.dev/tenant": "beside"}}
-            body = {"apiVersion": "tenantry.dev/v1alpha1", "kind": kind.kind_name, "metadata": meta, "spec": spec}
-            made.append((f"{GROUP}/{where}", body))
-    random.Random(SEED).shuffle(made)
-    return made
-
-
-def settled(world: World, name: str) -> bool:
-    """The operator has said something about what stands there now."""
-    ready = world.condition(name)
-    return ready.get("reason") not in ("Pending", "Provisioning", None) and ready["status"] in ("True", "False")
 
 
 def test_junk_is_refused_or_a_condition_and_a_good_tenant_is_not_slowed(operator: World) -> None:
     world = operator
-    world.tenant("beside")
-    world.ready("beside")
     world.stop()
     replica = world.start(lease_seconds=20)  # what is looked for is not how it does without a processor
-    seen: Counter[str] = Counter()
-    taken: list[str] = []
-    regions: list[str] = []
-    everything = manifests()
-    began = time.monotonic()
-    try:
-        for number, (where, body) in enumerate(everything):
-            answer = world.api.post(where, json=body, params={"fieldValidation": "Ignore"})
-            assert answer.status_code in (201, 400, 409, 422), answer.text
-            seen[f"{body['kind']} {'taken' if answer.status_code == 201 else 'refused'}"] += 1
-            if answer.status_code == 201 and body["kind"] == "Tenant":
-                taken.append(body["metadata"]["name"])
-            if answer.status_code == 201 and body["kind"] == "DataRegion":
-                regions.append(body["metadata"]["name"])
-            if number == len(everything) // 2:
-                world.tenant("good")
-        world.ready("good", 30)
-        print(f"{COUNT} manifests, seed {SEED}, in {time.monotonic() - began:.0f} s: {dict(seen)}")
-        for name in taken:
-            until(lambda n=name: settled(world, n), f"{name} has a condition", 60)  # type: ignore[misc]
-            assert world.condition(name)["reason"] in set(Reason), world.condition(name)
-        assert seen["Tenant taken"] >= 5
-        assert seen["Tenant refused"] >= 5
-        assert replica.process.poll() is None
-        assert not unforeseen(replica), unforeseen(replica)
-        world.change("beside", ai={"customInstructions": "after the junk"})
-        world.ready("beside", 30)
-    finally:
-        # A region that was never there gets real servers, so that it can be seen that nothing is in them.
-        for name in regions:
-            whole = region(world, name, default=False)
-            version = (world.get(f"{GROUP}/dataregions/{name}") or {"metadata": {}})["metadata"].get("resourceVersion")
-            whole["metadata"]["resourceVersion"] = version
-            assert world.api.put(f"{GROUP}/dataregions/{name}", json=whole).status_code == 200
-        for name in taken:
-            world.change(name, deletionProtection=False, deletion={"policy": "Delete"})
-        world.deleted("good", "beside", *taken, seconds=150)
-        for where, body in everything:
-            if body["kind"] in ("DataRegion", "TenantTier"):
-                world.remove(f"{where}/{body['metadata']['name']}")
-    assert not unforeseen(replica), unforeseen(replica)
+    junk.endure(world, replica, COUNT)
     status, said = world.scan()
     assert status == 0, said
