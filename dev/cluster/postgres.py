@@ -230,7 +230,7 @@ def prepare_admin(server: Server, password: str) -> None:
     """Make what an operator's administrator needs and no more: not a superuser. Safe to repeat.
 
     Role `tenantry_admin` (CREATEROLE, CREATEDB) with this password, owner of the database `tenantry`;
-    PUBLIC may no longer connect to `postgres` and `template1`.
+    PUBLIC may no longer connect to `postgres` and `template1`, and the admin may to the first.
     """
     admin = sql.Identifier(ADMIN)
     with server.connect() as connection:
@@ -244,6 +244,7 @@ def prepare_admin(server: Server, password: str) -> None:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), admin))
         connection.execute("REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC")
+        connection.execute(sql.SQL("GRANT CONNECT ON DATABASE postgres TO {}").format(admin))
 
 
 def _unprivileged() -> list[str]:

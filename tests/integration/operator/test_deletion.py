@@ -5,11 +5,12 @@ import uuid
 
 from pymilvus import MilvusClient
 
+from dev.cluster import postgres
 from tenantry import names
 from tenantry_runtime.config import key_sha256
 from tests import samples
 from tests.integration.operator.restore import Marked, accepted, drop_retained
-from tests.integration.operator.world import GROUP, Json, World, region, until
+from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, NAMESPACE, Json, World, region, until
 
 LEVELS: dict[str, tuple[str, Json]] = {
     "again-free": ("free", {}),
@@ -166,6 +167,53 @@ def test_what_is_missing_holds_nothing_up(operator):
     until(lambda: world.get(f"{GROUP}/tenants/holes") is None, "it is gone", 90)
     until(lambda: world.get("/api/v1/namespaces/tenant-holes") is None, "its namespace too", 60)
     clean(world, "holes", uid)
+
+
+def test_a_region_whose_secret_and_database_are_gone(operator):
+    """A Secret can be made again, so it is waited for; a database that was dropped took what was in it along."""
+    world = operator
+    secrets = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    login = {"username": postgres.ADMIN, "password": ADMIN_PASSWORD}
+    secret = {"metadata": {"name": "lost-postgres"}, "stringData": login}
+    world.create(secrets, secret)
+    world.rows(f"CREATE DATABASE lost OWNER {postgres.ADMIN}")
+    place = region(world, "lost", default=False)
+    place["spec"]["postgres"] |= {"database": "lost", "credentialsSecret": {"name": "lost-postgres"}}
+    world.create(f"{GROUP}/dataregions", place)
+    uids = {
+        "lost-shared": world.tenant("lost-shared", region="lost"),
+        "lost-own": world.tenant(
+            "lost-own", "enterprise", region="lost", database={"isolation": "Database"}, deletion={"policy": "Retain"}
+        ),
+    }
+    try:
+        for name in uids:
+            world.ready(name)
+        world.rows("CREATE TABLE tenant_lost_own.precious AS SELECT 42 AS x", database="tenant_lost_own")
+        world.stop()
+        world.rows("DROP DATABASE lost WITH (FORCE)")
+        world.remove(f"{secrets}/lost-postgres")
+        for name in uids:
+            world.remove(f"{GROUP}/tenants/{name}")
+        world.start()
+        for name in uids:
+            message = world.says(name, "CredentialsMissing")
+            assert "lost-postgres" in message
+            assert "create it" in message
+            assert world.roles(name)
+        world.create(secrets, secret)
+        for name, uid in uids.items():
+            until(lambda n=name: world.get(f"{GROUP}/tenants/{n}") is None, f"{name} is gone", 90)  # type: ignore[misc]
+            assert not world.roles(name)
+            assert name == "lost-own" or not [p for p in world.places(uid) if not p.startswith("shared_")]
+        retained = f"retained_{names.bare(uids['lost-own'])}"
+        assert world.rows(f"SELECT x FROM {retained}.precious", database=retained) == [(42,)]
+    finally:
+        world.rows("DROP DATABASE IF EXISTS lost WITH (FORCE)")
+        world.rows(f"DROP DATABASE IF EXISTS retained_{names.bare(uids['lost-own'])}")
+        drop_retained(world, uids["lost-own"])
+        world.remove(f"{GROUP}/dataregions/lost")
+        world.remove(f"{secrets}/lost-postgres")
 
 
 def test_a_tenant_deleted_while_it_is_made(operator):

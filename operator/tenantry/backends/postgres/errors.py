@@ -16,6 +16,10 @@ class Busy(BackendError):
     """Another session holds a lock that was wanted."""
 
 
+class NoDatabase(BackendError):
+    """The server answers, and says that it has no such database."""
+
+
 def connecting(error: Exception) -> BackendError:
     """A connection that could not be made.  libpq gives no SQLSTATE here, so the text has to tell."""
     text = str(error).lower()
@@ -32,7 +36,8 @@ def connecting(error: Exception) -> BackendError:
             "spec.postgres.sslmode to what the server demands",
         )
     if "database" in text and ("does not exist" in text or "permission denied" in text):
-        return BackendError(
+        kind = NoDatabase if "does not exist" in text else BackendError
+        return kind(
             Reason.DATABASE_REFUSED,
             f"PostgreSQL has no application database that the operator may use; create it ({_SEE}) or correct "
             "the DataRegion's spec.postgres.database",
@@ -121,6 +126,26 @@ def running(error: psycopg.Error, what: str) -> BackendError:
     if isinstance(error, errors.InternalError_) and "concurrently" in said:
         return retrying(what)
     return BackendError(Reason.DATABASE_REFUSED, f"PostgreSQL refused {what}: {said}; {_SEE}")
+
+
+def unseen(application: str, place: str) -> BackendError:
+    """At a deletion: the application database is said not to be there, and nobody could make sure."""
+    return BackendError(
+        Reason.DATABASE_REFUSED,
+        f"PostgreSQL says that it has no database {application}, so what the tenant had in it can't be dealt with, and "
+        f"the operator's admin may not connect to database {place} to make sure. If it was dropped for good: GRANT "
+        f"CONNECT ON DATABASE {place} TO the admin, or create an empty database {application} that the admin owns. If "
+        "not, restore it or correct the DataRegion's spec.postgres",
+    )
+
+
+def moved(application: str, databases: str) -> BackendError:
+    """At a deletion: what the tenant has lies elsewhere."""
+    return BackendError(
+        Reason.DATABASE_REFUSED,
+        f"PostgreSQL has no database {application}, but the tenant's roles own things in {databases}: was it renamed? "
+        "Name the one with the tenant's data in the DataRegion's spec.postgres.database",
+    )
 
 
 def retrying(what: str) -> BackendError:

@@ -3,7 +3,12 @@
 The order: nobody logs in any more and all sessions end, and that is committed; then the audit, which may have to be
 kept; then what is in other databases; last, in one transaction, what is in the application database, and the roles,
 whose comments said whose they are.
+
+An application database that somebody has dropped took the tenant's schemas with it, and holds nothing up: once the
+server's own list says so, the rest is done from another database.
 """
+
+import logging
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
@@ -14,12 +19,56 @@ from tenantry.desired.postgres.archive import Ending
 from tenantry.desired.postgres.seen import Inside, Shared
 from tenantry.desired.postgres.things import Isolation, Policy, Things
 
+logger = logging.getLogger(__name__)
+
+ANOTHER = "postgres"
+"""A database that is on every server; not template1, which nobody can copy while somebody is connected to it."""
+
 
 async def remove(
     connections: Connections, things: Things, isolation: Isolation, policy: Policy, ending: Ending | None = None
 ) -> None:
+    try:
+        await _remove(connections, connections.admin.database, things, isolation, policy, ending)
+    except errors.NoDatabase as error:
+        await _make_sure(connections, things, error)
+        logger.warning("Database %s is not there any more; the rest is removed", connections.admin.database)
+        await _remove(connections, ANOTHER, things, isolation, policy, ending)
+
+
+async def _make_sure(connections: Connections, things: Things, said: errors.NoDatabase) -> None:
+    """That the application database is gone, and was not only renamed.  Raises BackendError where it may be there."""
     application = connections.admin.database
-    async with connections.use() as session:
+    try:
+        async with connections.use(ANOTHER) as session:
+            shared, _ = await look(session, things)
+            values = {
+                "application": application,
+                "own": removal.databases(things, shared),
+                "roles": removal.roles(things, shared),
+            }
+            ((there, elsewhere),) = await session.run(removal.AWAY, values, what="the look for the database")
+    except BackendError as error:
+        if error.reason is Reason.DATABASE_REFUSED:
+            raise errors.unseen(application, ANOTHER) from None
+        raise
+    if there:
+        raise said
+    if elsewhere:
+        raise errors.moved(application, ", ".join(elsewhere))
+
+
+async def _remove(
+    connections: Connections,
+    place: str,
+    things: Things,
+    isolation: Isolation,
+    policy: Policy,
+    ending: Ending | None,
+) -> None:
+    """`place`: the application database, or where that is gone another one, in which the tenant has nothing."""
+    application = connections.admin.database
+    async with connections.use(place) as session:
         shared, inside = await look(session, things)
         if _done(things, shared, inside, policy):
             return
@@ -29,9 +78,10 @@ async def remove(
         databases = removal.databases(things, shared) if isolation == "Database" else []
         await end_sessions(session, roles, databases)
     if ending:
-        for name in [d for d in databases if shared.databases[d].open] if isolation == "Database" else [application]:
+        audited = [application] if place == application else []
+        for name in [d for d in databases if shared.databases[d].open] if isolation == "Database" else audited:
             await archive.end(connections, things, name, policy, ending)
-    async with connections.use() as session:
+    async with connections.use(place) as session:
         if policy == "Delete":
             for name in databases:
                 await session.correct(removal.drop_database(name))
@@ -42,9 +92,9 @@ async def remove(
     others = {str(row[0]) for row in elsewhere}
     if policy == "Retain" and things.database in databases:
         others.add(things.database)
-    for name in sorted(others - {application}):
+    for name in sorted(others - {place}):
         await _clean(connections, things, name, roles, policy)
-    async with connections.use() as session:
+    async with connections.use(place) as session:
         shared, inside = await look(session, things)
         keeps = isolation == "Database" and policy == "Retain" and things.database in removal.databases(things, shared)
         last = [
@@ -74,7 +124,7 @@ async def look(session: Session, things: Things) -> tuple[Shared, Inside]:
 
 
 def _done(things: Things, shared: Shared, inside: Inside, policy: Policy) -> bool:
-    """Whether the application database and the server hold nothing more that this policy removes."""
+    """Whether the session's database and the server hold nothing more that this policy removes."""
     databases = removal.databases(things, shared)
     if policy == "Retain":
         databases = [name for name in databases if name == things.database]

@@ -49,6 +49,16 @@ ELSEWHERE = sql.SQL(
 """Databases that hold something of the roles, or a grant to them."""
 
 
+AWAY = sql.SQL(
+    "SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(application)s),"
+    " ARRAY(SELECT DISTINCT d.datname::text FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid"
+    " WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o' AND d.datname <> ALL(%(own)s)"
+    " AND s.refobjid IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s)) ORDER BY 1)"
+)
+"""Whether the application database is there, and in which databases that are not the tenant's own (`own`) the roles
+own something."""
+
+
 def schemas(things: Things, seen: Inside, policy: Policy) -> list[Statement]:
     """Before `owned`, for what is kept."""
     found: list[Statement] = []
