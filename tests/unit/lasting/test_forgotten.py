@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tenantry import names, view
+from tenantry import breaker, names, reconcile, view
 from tenantry.accesskeys import AccessKeys
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
@@ -191,6 +191,8 @@ def test_a_mention_is_found_wherever_it_is() -> None:
 
 async def test_nothing_is_kept_of_tenants_and_keys_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "MOST_GONE", 0)  # how new the last news of so many were is kept on purpose
+    monkeypatch.setattr(reconcile, "DELETING_SECONDS", 0.1)
+    monkeypatch.setattr(breaker, "OPEN_SECONDS", 0.2)
     world = World()
     for name in ("free", "pro", "enterprise"):
         world.api.put(TIER.path("", name), samples.tier_manifest(name))
