@@ -119,7 +119,7 @@ def test_an_owner_leaves_what_is_the_operators(world: World, one: str, owner: Ku
         "its quota": lambda: owner.merge(
             kinds.Kind("v1", "ResourceQuota", "resourcequotas"), quota, {"spec": {"hard": {"pods": "999"}}}, home
         ),
-        "the default-deny policy": lambda: owner.delete(NETWORK_POLICY, "tenantry-default-deny", home),
+        "its network policy": lambda: owner.delete(NETWORK_POLICY, "tenantry", home),
         "its own rights": lambda: owner.delete(
             kinds.Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings"), "tenantry-owner", home
         ),

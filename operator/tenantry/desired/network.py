@@ -1,4 +1,4 @@
-"""NetworkPolicies: everything is denied both ways, then the few ways that a tenant needs are opened.
+"""One NetworkPolicy for each namespace: everything is denied both ways but for the few ways that it opens.
 
 NetworkPolicies know addresses and namespaces, not names.  So a backend is reached by
 - `spec.egress.NAME` of its region, where that is set,
@@ -20,6 +20,8 @@ from tenantry.desired.options import Options
 from tenantry.desired.scrape import METRICS_PORT
 from tenantry.desired.workload import API_PORT
 from tenantry.resolve import Resolved
+
+NAME = "tenantry"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -48,33 +50,19 @@ def policies(resolved: Resolved, options: Options) -> list[Json]:
     milvus = route("milvus", resolved, *_milvus(resolved), region.egress.milvus)
     provider = route("provider", resolved, *_provider(resolved), region.egress.provider)
     data = [postgres, milvus] if resolved.vectors.isolation != "Partition" else [postgres]
-    made = []
-    for workload in resolved.workloads:
-        made += [
-            _deny(resolved, workload.name),
-            _policy(
-                resolved,
-                "tenantry-tenant",
-                workload.name,
-                ingress=[{"from": [_own(resolved, WORKLOAD)]}],
-                egress=[{"to": [_own(resolved, WORKLOAD)]}, _to_runtime(resolved), _dns()],
-            ),
-            _policy(resolved, "tenantry-data", workload.name, egress=data),
-        ]
-    made += [
-        _deny(resolved, resolved.runtime_namespace),
-        _policy(
-            resolved,
-            "tenantry-runtime",
-            resolved.runtime_namespace,
-            ingress=[
-                {"from": [_own(resolved, WORKLOAD)], "ports": _tcp(API_PORT)},
-                *_from_prometheus(options),
-            ],
-            egress=[_dns(), postgres, milvus, provider],
-        ),
+    inside = {
+        "ingress": [{"from": [_own(resolved, WORKLOAD)]}],
+        "egress": [{"to": [_own(resolved, WORKLOAD)]}, _to_runtime(resolved), _dns(), *data],
+    }
+    served = {"from": [_own(resolved, WORKLOAD)], "ports": _tcp(API_PORT)}
+    runtime = {
+        "ingress": [served, *_from_prometheus(options)],
+        "egress": [_dns(), postgres, milvus, provider],
+    }
+    return [
+        *(_policy(resolved, workload.name, inside) for workload in resolved.workloads),
+        _policy(resolved, resolved.runtime_namespace, runtime),
     ]
-    return made
 
 
 def route(what: str, resolved: Resolved, host: str, port: int, egress: Endpoint | None) -> Json:
@@ -196,28 +184,11 @@ def _tcp(*ports: int) -> list[Json]:
     return [{"protocol": "TCP", "port": port} for port in ports]
 
 
-def _deny(resolved: Resolved, namespace: str) -> Json:
-    return _policy(resolved, "tenantry-default-deny", namespace, both=True)
-
-
-def _policy(
-    resolved: Resolved,
-    name: str,
-    namespace: str,
-    ingress: list[Json] | None = None,
-    egress: list[Json] | None = None,
-    both: bool = False,
-) -> Json:
-    """For all Pods of the namespace.  Directions without rules are left out, as the API server does."""
-    spec: Json = {"podSelector": {}}
-    if ingress:
-        spec["ingress"] = ingress
-    if egress:
-        spec["egress"] = egress
-    spec["policyTypes"] = [t for t, rules in (("Ingress", ingress), ("Egress", egress)) if rules or both]
+def _policy(resolved: Resolved, namespace: str, rules: Json) -> Json:
+    """For all Pods of the namespace, both ways."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": metadata(resolved, name, namespace),
-        "spec": spec,
+        "metadata": metadata(resolved, NAME, namespace),
+        "spec": {"podSelector": {}, **rules, "policyTypes": ["Ingress", "Egress"]},
     }

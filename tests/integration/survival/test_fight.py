@@ -61,14 +61,9 @@ def test_a_fight_shows_as_a_condition_and_is_not_a_loop(operator):
         world.change("fought", ai={"customInstructions": "while they fight"})
         document = "SELECT document::text FROM tenant_fought__runtime.configuration"
         until(lambda: "while they fight" in world.rows(document)[0][0], "a change still arrives", 30)
-        world.remove("/apis/networking.k8s.io/v1/namespaces/tenant-fought/networkpolicies/tenantry-default-deny")
-        until(
-            lambda: world.get(
-                "/apis/networking.k8s.io/v1/namespaces/tenant-fought/networkpolicies/tenantry-default-deny"
-            ),
-            "other objects are still put back",
-            30,
-        )
+        walls = "/apis/networking.k8s.io/v1/namespaces/tenant-fought/networkpolicies/tenantry"
+        world.remove(walls)
+        until(lambda: world.get(walls), "other objects are still put back", 30)
         replica = world.replicas[-1]
         time.sleep(2)  # what the change above still writes
         before, moves = replica.writes(), meddler.writes

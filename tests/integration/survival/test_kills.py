@@ -14,4 +14,4 @@ def test_killed_around_its_effects(world, tmp_path):
     assert len(found.killed) >= 10, "the moments have other names now: choose another seed or share"
     # Each edge was watched: had one of them another library now, nothing of it would be seen.
     effects = {m[2].split(":")[0] for m in found.met}
-    assert {"PostgreSQL", "Milvus", "apply networkpolicies tenant/tenantry-default-deny"} <= effects
+    assert {"PostgreSQL", "Milvus", "apply networkpolicies tenant/tenantry"} <= effects

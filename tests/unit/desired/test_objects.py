@@ -83,7 +83,7 @@ def test_every_namespace_has_its_walls():
         for space in ("tenant-acme", "tenant-acme--dev", "runtime-acme")
     }
     for held in kinds.values():
-        assert ("NetworkPolicy", "tenantry-default-deny") in held
+        assert ("NetworkPolicy", "tenantry") in held
         assert ("ResourceQuota", "tenantry") in held
         assert ("RoleBinding", "tenantry-secrets") in held
     assert kinds["tenant-acme"] == kinds["tenant-acme--dev"]
