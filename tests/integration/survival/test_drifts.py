@@ -273,7 +273,8 @@ def test_every_child_is_put_back_and_counted(operator):
         s: replica.value("tenantry_drift_corrections_total", subsystem=s)
         for s in ("namespaces", "runtime", "database", "vectors", "keys")
     }
-    objects = sum(what not in ("service", "deployment") and "secret" not in what for _, _, what, _ in OBJECTS)
+    runtimes = {("runtime", what) for what in ("service", "deployment", "quota")}
+    objects = sum((space, what) not in runtimes and "secret" not in what for _, space, what, _ in OBJECTS)
     assert counted["namespaces"] >= objects, counted
     assert counted["runtime"] >= 6, counted
     assert counted["database"] >= 6, counted
