@@ -9,7 +9,6 @@ from tenantry.backends.apiserver import ApiServer
 from tenantry.backends.connection import Json
 from tenantry.backends.kinds import TENANT
 from tenantry.subsystems import Subsystems
-from tenantry.view import View
 from tenantry.work import Work
 
 logger = logging.getLogger(__name__)
@@ -18,8 +17,7 @@ logger = logging.getLogger(__name__)
 class Claims:
     """Every method raises ApiError where the API server did not take what was written."""
 
-    def __init__(self, view: View, kubernetes: ApiServer, subsystems: Subsystems) -> None:
-        self._view = view
+    def __init__(self, kubernetes: ApiServer, subsystems: Subsystems) -> None:
         self._kubernetes = kubernetes
         self._subsystems = subsystems
 
@@ -46,7 +44,7 @@ class Claims:
         """Whose turn it is among the tenant's logins, with a rotation that begins now."""
         tenant, uid = work.tenant, work.resolved.uid
         rotations = self._subsystems.rotations
-        begun = rotations.next(tenant, uid, rotation.clock(), self._view.tenants.each())
+        begun = rotations.next(tenant, uid, rotation.clock())
         if begun is None:
             return rotations.state(tenant, uid)
         patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}

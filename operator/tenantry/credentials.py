@@ -73,9 +73,9 @@ class Credentials:
         """Password of the tenant's own Milvus user in slot(generation)."""
         return self._derive("milvus/tenant", uid, *_turn(generation))
 
-    def shared_milvus(self, region_uid: str, collection: str) -> str:
-        """Password of the runtimes' user on a shared collection."""
-        return self._derive("milvus/shared", region_uid, collection)
+    def shared_milvus(self, region_uid: str, collection: str, number: int = 0) -> str:
+        """Password of the runtimes' user `number` on a shared collection."""
+        return self._derive("milvus/shared", region_uid, collection, *([str(number)] if number else []))
 
     def access_key(self, uid: str, generation: int = 0) -> str:
         """The API key of one AccessKey: ``tk-`` and 256 bits."""

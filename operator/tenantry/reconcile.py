@@ -60,7 +60,7 @@ class Reconciler:
         self.rollback = Rollback(deletion, subsystems, resync_seconds)
         self.teller = Teller(view, kubernetes, events, metrics)
         self.asked = Asked(view)
-        self.claims = Claims(view, kubernetes, subsystems)
+        self.claims = Claims(kubernetes, subsystems)
         self.metrics = metrics
         self.resync_seconds = resync_seconds
         self.queue: Queue | None = None

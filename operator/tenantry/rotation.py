@@ -19,10 +19,13 @@ from datetime import UTC, datetime, timedelta
 from tenantry import names
 from tenantry.api import Resource, Tenant
 from tenantry.api.conditions import Type
+from tenantry.api.tenant import UNKNOWN
 from tenantry.api.tenant import RotatedCredentials as State
 from tenantry.credentials import Logins
+from tenantry.desired.vectors import SharedUsers
 from tenantry.desired.workload import GRACE_SECONDS
 from tenantry.resolve import Resolved
+from tenantry.sharedlogins import Collection, SharedLogins, collection
 
 DRAIN = timedelta(seconds=GRACE_SECONDS + 90)
 """How long an ending Pod may live, and as much as a mounted Secret may be late, after every replica was seen new."""
@@ -44,26 +47,23 @@ def clock() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def rolling(state: State) -> bool:
-    return state.generation > 0 and state.rolled_out_at is None
-
-
-def draining(state: State) -> bool:
-    return state.rolled_out_at is not None and state.previous_until is not None
-
-
 def logins(state: State, now: datetime, in_use: bool) -> Logins:
     """`in_use`: whether the runtime's login of the generation before has sessions; only asked while draining."""
-    if rolling(state):
+    if state.rolling:
         return Logins(state.generation, True, True)
     if state.rolled_out_at and state.previous_until:
         return Logins(state.generation, in_use and now < state.rolled_out_at + DRAIN, now < state.previous_until)
     return Logins(state.generation)
 
 
-def begun(state: State, now: datetime, request: str) -> State:
+def begun(state: State, now: datetime, request: str, shared_user: int = 0) -> State:
     """The next generation; to be stored before anything is made of it."""
-    return State(generation=state.generation + 1, rotated_at=now, requested=request or state.requested)
+    return State(
+        generation=state.generation + 1,
+        rotated_at=now,
+        requested=request or state.requested,
+        shared_user=shared_user,
+    )
 
 
 def rolled_out(state: State, now: datetime, overlap: timedelta) -> State:
@@ -77,9 +77,9 @@ def closed(state: State) -> State:
     return state.model_copy(update={"previous_until": None})
 
 
-def found(seen: Logins, now: datetime, request: str, overlap: timedelta) -> State:
+def found(seen: Logins, now: datetime, request: str, overlap: timedelta, shared_user: int = 0) -> State:
     """What the server has, where the status has forgotten it; a request that is there counts as heard."""
-    state = State(generation=seen.generation, rotated_at=now, requested=request)
+    state = State(generation=seen.generation, rotated_at=now, requested=request, shared_user=shared_user)
     return state if seen.database_previous else rolled_out(state, now, overlap)
 
 
@@ -87,7 +87,7 @@ def newest(states: Iterable[State | None]) -> State | None:
     """The one that is furthest; the first among equals."""
     return max(
         (s for s in states if s is not None),
-        key=lambda s: (s.generation, s.rolled_out_at is not None, s.previous_until is None),
+        key=lambda s: (s.generation, s.rolled_out_at is not None, s.previous_until is None, s.shared_user),
         default=None,
     )
 
@@ -113,58 +113,77 @@ def own_vectors(resolved: Resolved) -> bool:
 class Rotations:
     """What each tenant's state is, and whether its time has come.  Has no effects."""
 
-    def __init__(self, rotate_after: timedelta | None, overlap: timedelta) -> None:
+    def __init__(self, rotate_after: timedelta | None, overlap: timedelta, shared: SharedLogins) -> None:
         self._age = rotate_after
         self._overlap = overlap
+        self.shared = shared
         self._known: dict[str, State] = {}
         """By the tenant's UID: what this process has stored, and seen in PostgreSQL."""
 
     def state(self, tenant: Tenant, uid: str) -> State:
         stored = tenant.status.credentials if tenant.status else None
-        return newest((stored, self._known.get(uid))) or State()
+        if found := newest((stored, self._known.get(uid))):
+            return found
+        lost = collection(tenant) and not self.fresh(tenant, uid) and not tenant.was_ready
+        return State(shared_user=UNKNOWN if lost else 0)
+
+    def fresh(self, tenant: Tenant, uid: str) -> bool:
+        """Whether nothing was made of it yet."""
+        return names.FINALIZER not in tenant.metadata.finalizers and uid == tenant.uid
 
     def known(self, tenant: Tenant, uid: str) -> bool:
         """Else PostgreSQL must be asked first: a status may be lost, or come from a backup."""
-        fresh = names.FINALIZER not in tenant.metadata.finalizers and uid == tenant.uid  # nothing was made yet
-        return fresh or uid in self._known
+        return self.fresh(tenant, uid) or uid in self._known
 
     def note(self, uid: str, state: State) -> None:
         self._known[uid] = state
 
     def forget(self, uid: str) -> None:
         self._known.pop(uid, None)
+        self.shared.forget(uid)
 
     def due(self, tenant: Tenant, uid: str, now: datetime) -> datetime | None:
         """When the tenant's next rotation may begin; None: not before something changes."""
         state = self.state(tenant, uid)
-        if rolling(state) or draining(state):
+        if state.rolling or state.draining:
             return None
-        if _asked(tenant, state):
+        if _asked(tenant, state) or self.shared.behind(collection(tenant), state.shared_user):
             return now
         since = state.rotated_at or tenant.metadata.creation_timestamp
         if self._age is None or since is None:
             return None
         return since.astimezone(UTC) + self._age * jitter(uid)
 
-    def next(self, tenant: Tenant, uid: str, now: datetime, others: Iterable[Tenant]) -> State | None:
+    def next(self, tenant: Tenant, uid: str, now: datetime) -> State | None:
         """The state to store now, if the tenant's next rotation shall begin now."""
         due, state = self.due(tenant, uid, now), self.state(tenant, uid)
         if due is None or due > now or not self.known(tenant, uid) or not tenant.holds(Type.READY):
             return None
-        if not _asked(tenant, state):
-            under_way = sum(rolling(o.status.credentials) for o in others if o.status and o.status.credentials)
-            if under_way >= ROLLING_AT_ONCE:
-                return None
-        return begun(state, now, request(tenant))
+        asked = _asked(tenant, state)
+        if not asked and self.shared.rolling() >= ROLLING_AT_ONCE:
+            return None
+        user = self.shared.next(collection(tenant), state.shared_user, asked)
+        return None if user is None else begun(state, now, request(tenant), user)
 
     def found(self, tenant: Tenant, seen: Logins, now: datetime, resolved: Resolved) -> State:
-        return found(seen, now, request(tenant), self._promised(resolved))
+        user = UNKNOWN if resolved.vectors.isolation == "Partition" else 0
+        return found(seen, now, request(tenant), self._promised(resolved), user)
+
+    def users(
+        self, tenant: Tenant, state: State, where: Collection, there: frozenset[int]
+    ) -> tuple[State, SharedUsers]:
+        """Of the shared collection `where`, which has these users: what that says of the state, and whom to use now."""
+        self.shared.note(where, there)
+        state = self.shared.settled(where, state, self.fresh(tenant, tenant.identity))
+        return state, SharedUsers(
+            self.shared.used(where, state.shared_user, tenant.identity), self.shared.ended(where, self._known)
+        )
 
     def ended(self, state: State, now: datetime, resolved: Resolved, *, ready: bool, used: Logins) -> State:
         """The state after a reconcile; `ready`: all of it was seen to hold, with `used` accepted in PostgreSQL."""
-        if ready and rolling(state):
+        if ready and state.rolling:
             return rolled_out(state, now, self._promised(resolved))
-        if ready and draining(state) and not used.database_previous:
+        if ready and state.draining and not used.database_previous:
             assert state.previous_until is not None
             if not own_vectors(resolved) or now >= state.previous_until:
                 return closed(state)
@@ -173,17 +192,21 @@ class Rotations:
     def look(self, tenant: Tenant, uid: str, now: datetime) -> float | None:
         """Seconds until this tenant should be looked at for its rotation's sake."""
         state = self.state(tenant, uid)
-        if rolling(state):
+        if state.rolling:
             return None  # the Deployment's events tell
         if state.previous_until and state.rolled_out_at:
             if now < state.rolled_out_at + DRAIN or now >= state.previous_until:
                 return LOOK_SECONDS
             return (state.previous_until - now).total_seconds() + 0.05
+        where = collection(tenant)
+        if self.shared.ended(where, self._known):
+            return LOOK_SECONDS
         due = self.due(tenant, uid, now)
         if due is None:
             return None
         if due <= now:
-            return 0.05 if _asked(tenant, state) else QUEUE_SECONDS * jitter(uid)
+            at_once = _asked(tenant, state) and self.shared.next(where, state.shared_user, True) is not None
+            return 0.05 if at_once else QUEUE_SECONDS * jitter(uid)
         return (due - now).total_seconds() + 0.05
 
     def _promised(self, resolved: Resolved) -> timedelta:

@@ -35,6 +35,7 @@ from tenantry.resolve import region_name
 from tenantry.retention import keep_purging
 from tenantry.rotation import Rotations
 from tenantry.settings import Settings
+from tenantry.sharedlogins import SharedLogins
 from tenantry.subsystems import Subsystems
 from tenantry.view import View
 
@@ -92,6 +93,7 @@ class Operator:
         rotations = Rotations(
             timedelta(days=settings.rotate_after_days) if settings.rotate_after_days else None,
             timedelta(seconds=settings.rotation_overlap_seconds),
+            SharedLogins(self.view.placed, self.observed.runtimes),
         )
         options = Options(
             runtime_image=settings.runtime_image,

@@ -173,7 +173,7 @@ def build(tenant: Tenant, report: Report, now: datetime) -> Json:
     if report.rolled_back:
         status["rolledBack"] = report.rolled_back.model_dump(mode="json", by_alias=True)
     credentials = report.credentials or (old.credentials if old else None)
-    if credentials and credentials.generation:
+    if credentials and (credentials.generation or credentials.shared_user):
         status["credentials"] = credentials.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {k: v for k, v in status.items() if v not in ("", [])}
 

@@ -15,6 +15,7 @@ from tenantry.api.base import Condition
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER, Kind
 from tenantry.backends.observed import Key, key, version_of
 from tenantry.compact import Compact
+from tenantry.sharedlogins import Placed, placed
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -54,6 +55,8 @@ class View:
         """What is here is nowhere else."""
         self._chosen: dict[str, tuple[str, str]] = {}
         """Tenant -> its tier, and its region in force (empty: none yet)."""
+        self.placed: dict[str, Placed] = {}
+        """What of each Tenant is asked of all of them at once."""
         self._digests: dict[Key, tuple[int, int]] = {}
         self._versions: dict[Key, int] = {}
         """Also of what was deleted: late news do not bring it back."""
@@ -84,6 +87,7 @@ class View:
                 sys.intern(model.spec.tier),
                 sys.intern(model.status.region if model.status else ""),
             )
+            self.placed[model.name] = placed(model)
         elif isinstance(model, TenantTier):
             self.tiers[model.name] = model
         elif isinstance(model, DataRegion):
@@ -128,6 +132,7 @@ class View:
         if kind is TENANT:
             self.tenants.pop(name)
             self._chosen.pop(name, None)
+            self.placed.pop(name, None)
         elif kind is TIER:
             self.tiers.pop(name, None)
         elif kind is REGION:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tenantry import rotation
 from tenantry.api import DataRegion, Tenant
 from tenantry.api.tenant import Pinned, RotatedCredentials
 from tenantry.backends.connection import Json
@@ -40,7 +39,7 @@ class Work:
     @property
     def rotating(self) -> bool:
         """Then logins come and go on purpose: that is no drift."""
-        return rotation.rolling(self.turn) or rotation.draining(self.turn)
+        return self.turn.rolling or self.turn.draining
 
     @property
     def first(self) -> bool:

@@ -21,6 +21,7 @@ MAKERS: list[Callable[[Credentials, str], str]] = [
     lambda c, uid: c.milvus(uid, 2),
     lambda c, uid: c.shared_milvus(uid, "a"),
     lambda c, uid: c.shared_milvus(uid, "b"),
+    lambda c, uid: c.shared_milvus(uid, "b", 1),
     lambda c, uid: c.access_key(uid),
     lambda c, uid: c.access_key(uid, 1),
 ]

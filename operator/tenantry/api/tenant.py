@@ -241,6 +241,10 @@ class RolledBack(ApiModel):
     )
 
 
+UNKNOWN = -1
+"""In place of a number that was forgotten."""
+
+
 class RotatedCredentials(ApiModel):
     """Whose turn it is among the tenant's rotated logins; never a login itself."""
 
@@ -258,6 +262,23 @@ class RotatedCredentials(ApiModel):
         default=None,
         description="While it is there, the generation before is still accepted, and at the longest until then.",
     )
+    shared_user: int = Field(
+        default=0,
+        ge=UNKNOWN,
+        le=999_999_999,
+        description="Which Milvus user of its shared collection this generation goes with, counted from 0; "
+        "-1 while that is not known.",
+    )
+
+    @property
+    def rolling(self) -> bool:
+        """Not yet seen to be used by every replica."""
+        return self.generation > 0 and self.rolled_out_at is None
+
+    @property
+    def draining(self) -> bool:
+        """Used by every replica, and the generation before may still be accepted."""
+        return self.rolled_out_at is not None and self.previous_until is not None
 
 
 class TenantStatus(ApiModel):

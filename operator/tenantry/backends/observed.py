@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tenantry import names
@@ -215,6 +215,10 @@ class Observed:
     def rollout(self, k: Key) -> Rollout | None:
         seen = self._objects.get(k)
         return seen.rollout if seen else None
+
+    def runtimes(self) -> Iterator[tuple[str, str]]:
+        """The tenant of each Deployment that we made, by its label and its owner's UID."""
+        return ((s.tenant, s.owner) for k, s in self._objects.items() if k[0] == "Deployment" and s.present and s.owner)
 
     def of_tenant(self, tenant: str) -> list[tuple[Key, Seen]]:
         """Those that are there, by their label."""

@@ -23,6 +23,7 @@ ID_LENGTH = 64
 TAG_LENGTH = 32
 TEXT_LENGTH = 8192
 _LONGEST_SLUG = 128
+_DIGITS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class SharedUsers:
+    """Of a shared collection, by number: whom a tenant's runtime uses, and who came before and is over."""
+
+    used: int = 0
+    ended: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class VectorPlan:
     """All that must exist for one tenant."""
 
@@ -60,8 +69,8 @@ class VectorPlan:
     """Empty where the region has no Milvus credentials: then nobody logs in."""
     password: str = field(repr=False)
     grants: tuple[Grant, ...]
-    ended: str = ""
-    """The tenant's user of the generation before, whose time is over."""
+    ended: tuple[str, ...] = ()
+    """Users that came before this one, whose time is over."""
 
     @property
     def login(self) -> tuple[str, str]:
@@ -88,9 +97,29 @@ def own_users(uid: str) -> tuple[str, ...]:
 
 
 def shared_role(collection: str) -> str:
-    """The role of the runtimes on one shared collection; its user is this with ``_a``."""
+    """The role of the runtimes on one shared collection; also the stem of its users."""
     digest = hashlib.sha256(collection.encode()).digest()[:12]
     return "s_" + base64.b32encode(digest).decode().rstrip("=").lower()
+
+
+def shared_user(collection: str, number: int) -> str:
+    """The runtimes' user on a shared collection: ``_a`` for 0, ``_b`` for 1, ``_ba`` for 26.  No name comes twice."""
+    digits = ""
+    while number or not digits:
+        number, digit = divmod(number, len(_DIGITS))
+        digits = _DIGITS[digit] + digits
+    return f"{shared_role(collection)}_{digits}"
+
+
+def shared_user_number(collection: str, user: str) -> int | None:
+    """None for a user that is none of this collection's."""
+    stem, _, digits = user.rpartition("_")
+    if stem != shared_role(collection) or not digits or not set(digits) <= set(_DIGITS):
+        return None
+    number = 0
+    for digit in digits:
+        number = number * len(_DIGITS) + _DIGITS.index(digit)
+    return number
 
 
 def shared_prefix(model: str, dimension: int, metric: str) -> str:
@@ -141,17 +170,23 @@ def choose_shared(taken: Mapping[int, int | None], spread: int) -> int:
 
 
 def plan(
-    resolved: Resolved, place: Place, credentials: Credentials, region_uid: str, logins: Logins = FIRST
+    resolved: Resolved,
+    place: Place,
+    credentials: Credentials,
+    region_uid: str,
+    logins: Logins = FIRST,
+    shared: SharedUsers = SharedUsers(),
 ) -> VectorPlan:
     """What must exist for a tenant at `place`; `region_uid` is the UID of its DataRegion.
 
-    The tenant's user of the generation before is left as it is until its time is over, then it is `ended`.
+    The user of the generation before is left as it is until its time is over, then it is `ended`.
     """
-    ended = ""
+    ended: tuple[str, ...] = ()
     choice = resolved.vectors
     if place.partition is not None:
-        role, user = shared_role(place.collection), f"{shared_role(place.collection)}_a"
-        password = credentials.shared_milvus(region_uid, place.collection)
+        role, user = shared_role(place.collection), shared_user(place.collection, shared.used)
+        password = credentials.shared_milvus(region_uid, place.collection, shared.used)
+        ended = tuple(shared_user(place.collection, number) for number in shared.ended)
         mark = shared_mark(choice.embedding_model, choice.dimension, choice.metric)
     else:
         users = own_users(resolved.uid)
@@ -159,7 +194,7 @@ def plan(
         password = credentials.milvus(resolved.uid, logins.generation)
         mark = own_mark(resolved.uid)
         if logins.generation and not logins.vectors_previous:
-            ended = users[(logins.generation - 1) % 2]
+            ended = (users[(logins.generation - 1) % 2],)
     login = resolved.region_spec.milvus.credentials_secret is not None
     return VectorPlan(
         place=place,
@@ -170,7 +205,7 @@ def plan(
         user=user if login else "",
         password=password if login else "",
         grants=grants(place, choice.isolation),
-        ended=ended if login else "",
+        ended=ended if login else (),
     )
 
 

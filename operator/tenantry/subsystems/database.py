@@ -44,7 +44,7 @@ class Database:
             if seen.spent_nano is not None and seen.month:
                 work.report.spend = Spend(month=seen.month, amount=dollars(seen.spent_nano))
         work.report.database = f"{plan.database}/{plan.things.schema}"
-        if rotation.draining(work.turn) and not logins.database_previous:
+        if work.turn.draining and not logins.database_previous:
             await backends.postgres.end_sessions(plan.things, logins.generation - 1)
         work.logins = logins
         tools.rotations.note(uid, work.turn)
@@ -58,7 +58,7 @@ class Database:
     async def _logins(self, work: Work, backends: Backends) -> Logins:
         """Those to accept now; what drains is looked at each time."""
         in_use = False
-        if rotation.draining(work.turn):
+        if work.turn.draining:
             things = Things(work.resolved.name, work.resolved.uid)
             in_use = await backends.postgres.in_use(things, work.turn.generation - 1)
         return rotation.logins(work.turn, rotation.clock(), in_use)

@@ -22,16 +22,18 @@ class Vectors:
         tools, resolved = self._tools, work.resolved
         place = await self._place(work, backends)
         logins = rotation.logins(work.turn, rotation.clock(), in_use=False)
-        plan = vectors.plan(resolved, place, tools.derived, backends.uid, logins)
+        shared = await self._shared_users(work, place, backends)
+        plan = vectors.plan(resolved, place, tools.derived, backends.uid, logins, shared)
         digest = work.digest(place, plan.user, plan.ended, *memory(backends))
+        on_purpose = work.rotating or bool(plan.ended)
         if not tools.verified.holds(resolved.uid, "vectors", digest):
             try:
                 seen = await backends.milvus.ensure(plan)
             except BackendError as error:
-                if work.tenant.holds(Type.VECTORS) and not work.rotating:
+                if work.tenant.holds(Type.VECTORS) and not on_purpose:
                     tools.drift("vectors", len(error.corrected))
                 raise
-            tools.drift("vectors", 0 if seen.created or work.rotating else len(seen.corrected))
+            tools.drift("vectors", 0 if seen.created or on_purpose else len(seen.corrected))
         work.report.vectors = "/".join(p for p in (place.database, place.collection, place.partition) if p)
         if usable(work.report.outcomes[Type.NAMESPACES]):
             if own := secrets.milvus(resolved, place, plan.login):
@@ -43,8 +45,18 @@ class Vectors:
     async def reserved(self, work: Work, backends: Backends) -> Outcome:
         """Its user first: where Milvus has no room for that, no collection is made in vain."""
         place = await self._place(work, backends)
-        await backends.milvus.reserve(vectors.plan(work.resolved, place, self._tools.derived, backends.uid))
+        shared = await self._shared_users(work, place, backends)
+        plan = vectors.plan(work.resolved, place, self._tools.derived, backends.uid, shared=shared)
+        await backends.milvus.reserve(plan)
         return await self.ensure(work, backends)
+
+    async def _shared_users(self, work: Work, place: vectors.Place, backends: Backends) -> vectors.SharedUsers:
+        if not place.partition:
+            return vectors.SharedUsers()
+        there = await backends.milvus.shared_users(place.collection)
+        where = (work.resolved.region, place.collection)
+        work.turn, users = self._tools.rotations.users(work.tenant, work.turn, where, there)
+        return users
 
     async def collection(self, work: Work) -> str:
         """The Milvus collection that the tenant shall have; empty where Milvus can't be asked now."""

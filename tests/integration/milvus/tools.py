@@ -21,8 +21,8 @@ from tests.unit.milvus.make import DIMENSION, MASTER, REGION_UID
 PATIENCE = 60.0
 UNSETTLED = "an attempt that Milvus did not apply in time"
 READS = {
-    "DescribeCollection", "DescribeIndex", "GetLoadState", "HasPartition", "ListDatabases", "SelectGrant",
-    "SelectUser", "ShowCollections",
+    "DescribeCollection", "DescribeIndex", "GetLoadState", "HasPartition", "ListCredUsers", "ListDatabases",
+    "SelectGrant", "SelectUser", "ShowCollections",
 }  # fmt: skip
 
 

@@ -22,14 +22,14 @@ def ask(world: World, name: str, value: str) -> None:
     world.patch(f"{KEYS}/{name}", {"metadata": {"annotations": {"tenantry.dev/rotate": value}}})
 
 
-def changed(world: World, name: str, before: str) -> str:
+def changed(world: World, name: str, before: str, seconds: float = 20) -> str:
     """The new key, once its Secret and the runtime have it."""
 
     def look() -> str:
         found = (world.secret("tenant-keys", f"accesskey-{name}") or {}).get("api-key", before)
         return found if found != before and key_sha256(found) in hashes(world) else ""
 
-    return str(until(look, "there is a new key", 20))
+    return str(until(look, "there is a new key", seconds))
 
 
 def ends(world: World, name: str) -> dict[int, str | None]:
@@ -101,6 +101,55 @@ def test_a_keys_whole_life(operator):
     until(lambda: "short" in world.keys("keys"), "it works before its time", 60)
     until(lambda: "short" not in world.keys("keys"), "it ends at its time", 60)
     until(lambda: status(world, "short")["conditions"][0]["reason"] == "Expired", "the status says so", 60)
+
+
+def test_a_key_is_rotated_by_its_age(operator):
+    """The runtime refuses the old key at the end of its overlap and not before, also while no operator runs."""
+    world = operator
+    world.tenant("keys")
+    world.ready("keys")
+    make(world, "old", rotateAfter="5m", overlap="5m")
+    first = until(lambda: world.secret("tenant-keys", "accesskey-old"), "the Secret is there")["api-key"]
+    until(lambda: key_sha256(first) in hashes(world), "the runtime knows it")
+    until(lambda: status(world, "old").get("secretName"), "its status is written")
+    assert status(world, "old").get("generation", 0) == 0, "it is young"
+
+    grown(world, "old")
+    second = changed(world, "old", first, 60)
+    until(lambda: status(world, "old").get("previousUntil"), "the overlap has begun")
+    shown = status(world, "old")
+    assert (shown["generation"], shown.get("rotation", "")) == (1, ""), "nobody asked for it"
+    end = datetime.fromisoformat(shown["previousUntil"])
+    assert end - datetime.fromisoformat(shown["rotatedAt"]) == timedelta(minutes=5)
+    until(lambda: ends(world, "old") == {0: shown["previousUntil"], 1: None}, "the runtime ends the old key by itself")
+    world.stop()
+    accepted = "SELECT key_sha256 FROM tenant_keys__runtime.access_keys WHERE name = 'old' AND expires_at > %s"
+    for seconds, keys in ((-1, {key_sha256(first)}), (1, set())):
+        at = (end + timedelta(seconds=seconds)).timestamp()
+        assert {r[0] for r in world.rows(accepted, at)} == keys
+    assert {key_sha256(first), key_sha256(second)} <= hashes(world)
+    world.start()
+
+    def over() -> bool:
+        """As if its end had come; a reconcile under way may put the time back once."""
+        if status(world, "old").get("previousUntil"):
+            world.patch(f"{KEYS}/old/status", {"status": {"previousUntil": "2026-01-01T00:00:00Z"}})
+        return ends(world, "old") == {1: None}
+
+    until(over, "the old key is gone", 90)
+    until(lambda: not status(world, "old").get("previousUntil"), "the status says so")
+    assert status(world, "old")["generation"] == 1, "the new one is young"
+
+    grown(world, "old")
+    third = changed(world, "old", second, 60)
+    until(lambda: status(world, "old").get("generation") == 2, "it goes on")
+    assert len({first, second, third}) == 3
+
+
+def grown(world: World, name: str) -> None:
+    """As if the key were older than the least `rotateAfter`."""
+    then = (datetime.now(UTC) - timedelta(minutes=6)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    world.patch(f"{KEYS}/{name}/status", {"status": {"rotatedAt": then}})
 
 
 def test_a_key_deleted_while_no_operator_ran_is_refused_when_one_does(operator):

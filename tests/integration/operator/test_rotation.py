@@ -1,76 +1,63 @@
 """Rotation of the runtime's logins: whatever a replica holds is accepted, and what nobody holds any more is not."""
 
-import json
-from typing import Any
+import contextlib
+import threading
 
-import psycopg
 from pymilvus import MilvusClient
 
+from tests.integration.operator.logins import (
+    accepted,
+    ask,
+    connect,
+    end_overlap,
+    held,
+    state,
+    users,
+    vectors,
+    vectors_accepted,
+)
 from tests.integration.operator.world import GROUP, Json, World, until
 
-ROTATE = "tenantry.dev/rotate"
 
+class Replica(threading.Thread):
+    """Stands in for a runtime: searches all the time with the logins of one version of its Secret, then with the next.
 
-def ask(world: World, tenant: str, value: str) -> None:
-    world.patch(f"{GROUP}/tenants/{tenant}", {"metadata": {"annotations": {ROTATE: value}}})
+    As a runtime does, it holds a session in PostgreSQL for as long as it uses them.
+    """
 
+    def __init__(self, world: World, tenant: str) -> None:
+        super().__init__(daemon=True)
+        self._world, self._tenant = world, tenant
+        self._end = threading.Event()
+        self.done: dict[str, int] = {}
+        """Searches by Milvus user."""
+        self.failed: list[str] = []
 
-def state(world: World, tenant: str) -> Json:
-    return dict(world.seen(tenant).get("status", {}).get("credentials", {}))
+    def run(self) -> None:
+        while not self._end.is_set():
+            credentials = held(self._world, self._tenant)
+            try:
+                with connect(credentials), contextlib.closing(vectors(credentials)) as client:
+                    self._search(credentials, client)
+            except Exception as error:
+                self.failed.append(f"{credentials['milvus']['user']}: {type(error).__name__}: {error}")
+                return
 
+    def _search(self, credentials: Json, client: MilvusClient) -> None:
+        told, count = credentials["milvus"], 0
+        while not self._end.wait(0.05):
+            client.search(
+                told["collection"], [[0.5] * 8], limit=1, partition_names=[told["partition"]],
+                filter=f'tenant == "{told["tag"]}"', timeout=60,
+            )  # fmt: skip
+            self.done[told["user"]] = self.done.get(told["user"], 0) + 1
+            count += 1
+            if count % 10 == 0 and held(self._world, self._tenant) != credentials:
+                return
 
-def end_overlap(world: World, tenant: str) -> None:
-    """As if its time had come; a reconcile under way may put the time back once."""
-
-    def ended() -> bool:
-        if not state(world, tenant).get("previousUntil"):
-            return True
-        past = {"previousUntil": "2026-01-01T00:00:00Z"}
-        world.patch(f"{GROUP}/tenants/{tenant}/status", {"status": {"credentials": past}})
-        return False
-
-    until(ended, f"the rotation of {tenant} has ended", 90)
-
-
-def held(world: World, tenant: str) -> Json:
-    """What a Pod that starts now mounts."""
-    secret = world.secret(f"runtime-{tenant}", "runtime")
-    assert secret is not None
-    return dict(json.loads(secret["credentials.json"]))
-
-
-def connect(credentials: Json) -> psycopg.Connection[Any]:
-    """As the runtime does."""
-    told = credentials["postgres"]
-    return psycopg.connect(
-        host=told["host"], port=told["port"], dbname=told["database"], user=told["user"], password=told["password"],
-        connect_timeout=20, autocommit=True,
-    )  # fmt: skip
-
-
-def accepted(credentials: Json) -> bool:
-    try:
-        connect(credentials).close()
-    except psycopg.OperationalError as error:
-        if "not permitted to log in" in str(error) or "password authentication failed" in str(error):
-            return False
-        raise
-    return True
-
-
-def vectors_accepted(credentials: Json) -> bool:
-    told = credentials["milvus"]
-    try:
-        client = MilvusClient(uri=told["uri"], user=told["user"], password=told["password"], db_name=told["database"])
-    except Exception:
-        return False
-    try:
-        client.describe_collection(told["collection"])
-    except Exception:
-        return False
-    finally:
-        client.close()
-    return True
+    def stop(self) -> None:
+        self._end.set()
+        self.join(90)
 
 
 def test_both_logins_work_until_nobody_uses_the_one_before(operator):
@@ -114,3 +101,59 @@ def test_both_logins_work_until_nobody_uses_the_one_before(operator):
     assert not accepted(first)
     assert not vectors_accepted(first)
     assert world.replicas[-1].value("tenantry_drift_corrections_total", subsystem="database") == 0
+
+
+def test_the_user_of_a_shared_collection(operator):
+    """One tenant asks, and both of the collection get the next user, without one failed search."""
+    world, tenants = operator, ("turn-one", "turn-two")
+    for name in tenants:
+        world.tenant(name)
+    for name in tenants:
+        world.ready(name)
+    first = {name: held(world, name) for name in tenants}
+    collection = first["turn-one"]["milvus"]["collection"]
+    assert len({h["milvus"]["user"] for h in first.values()}) == 1
+    before = first["turn-one"]["milvus"]["user"]
+    replicas = {name: Replica(world, name) for name in tenants}
+    try:
+        for replica in replicas.values():
+            replica.start()
+        until(lambda: all(r.done.get(before) for r in replicas.values()), "both search")
+        ask(world, "turn-one", "1")
+        for name in tenants:
+            until(lambda n=name: held(world, n)["milvus"]["user"] != before, f"{name} has the next user", 90)
+        second = {name: held(world, name) for name in tenants}
+        after = second["turn-one"]["milvus"]["user"]
+        until(lambda: all(r.done.get(after, 0) > 5 or r.failed for r in replicas.values()), "both use it")
+        until(lambda: not vectors_accepted(first["turn-one"]), "the user before is refused", 90)
+        until(lambda: all(r.done[after] > 30 or r.failed for r in replicas.values()), "they search on")
+    finally:
+        for replica in replicas.values():
+            replica.stop()
+    for name, replica in replicas.items():
+        print(f"{name}: {replica.done}")
+        assert not replica.failed, f"{name} was refused: {replica.failed}"
+        assert not accepted(first[name]), "its login in PostgreSQL was replaced with it"
+        assert second[name]["milvus"]["password"] == second["turn-one"]["milvus"]["password"]
+        assert vectors_accepted(second[name])
+    assert state(world, "turn-two")["sharedUser"] == state(world, "turn-one")["sharedUser"]
+    assert state(world, "turn-two").get("requested", "") == ""
+    assert users(world, before) == {after}
+    assert world.replicas[-1].value("tenantry_drift_corrections_total", subsystem="vectors") == 0
+
+    # One more tenant gets the newest; and what all statuses have forgotten is not begun anew.
+    world.tenant("turn-three")
+    world.ready("turn-three")
+    third = held(world, "turn-three")
+    assert third["milvus"]["collection"] == collection
+    assert third["milvus"]["user"] == after
+    world.stop()
+    for name in (*tenants, "turn-three"):
+        world.patch(f"{GROUP}/tenants/{name}/status", {"status": {"credentials": None}})
+    world.start()
+    for name in (*tenants, "turn-three"):
+        until(lambda n=name: state(world, n).get("sharedUser"), f"the user of {name} is found again")
+        world.ready(name)
+    assert {name: held(world, name) for name in tenants} == second
+    assert held(world, "turn-three") == third
+    assert users(world, before) == {after}

@@ -34,6 +34,7 @@ from tenantry.queue import Queue
 from tenantry.reconcile import Reconciler
 from tenantry.resolve import Resolved
 from tenantry.rotation import Rotations
+from tenantry.sharedlogins import SharedLogins
 from tenantry.subsystems import Subsystems
 from tests import samples
 from tests.unit.lasting.memory_api import Json, MemoryApi, key_path
@@ -64,6 +65,9 @@ class Stores:
 
     async def place(self, resolved: Resolved) -> Place:
         return vectors.settled(resolved) or vectors.shared_place(resolved, "shared_1")
+
+    async def shared_users(self, collection: str) -> frozenset[int]:
+        return frozenset({0})
 
     async def used(self, *_: Any) -> bool:
         return False
@@ -103,7 +107,7 @@ class World:
         keys = AccessKeys(self.kubernetes, self.view, samples.credentials(), 100)
         parts = Subsystems(
             self.kubernetes, regions, samples.credentials(), Options(runtime_image="runtime:test"), keys, self.metrics,
-            100, Rotations(timedelta(days=90), timedelta(0)),
+            100, Rotations(timedelta(days=90), timedelta(0), SharedLogins(self.view.placed, self.observed.runtimes)),
         )  # fmt: skip
         deletion = Deletion(self.kubernetes, self.view, regions)
         adoption: Any = SimpleNamespace()

@@ -57,6 +57,34 @@ def test_tenants_of_a_shared_collection_share_its_user_and_cannot_list_partition
     assert elsewhere.password != plans[0].password
 
 
+@given(st.integers(0, 999_999_999))
+def test_users_of_a_shared_collection_are_counted_by_their_names(number: int) -> None:
+    assert [vectors.shared_user(SHARED, n).rpartition("_")[2] for n in (0, 1, 25, 26, 27)] == [
+        "a",
+        "b",
+        "z",
+        "ba",
+        "bb",
+    ]
+    user = vectors.shared_user(SHARED, number)
+    assert vectors.shared_user_number(SHARED, user) == number
+    assert vectors.shared_user_number("shared_embed_4_cosine_2", user) is None
+    for other in ("root", vectors.shared_role(SHARED), user + "1", vectors.shared_role(SHARED) + "_"):
+        assert vectors.shared_user_number(SHARED, other) is None
+
+
+def test_a_shared_users_password_is_its_own() -> None:
+    resolved = tenant("Partition", collection=SHARED)
+    place = vectors.shared_place(resolved, SHARED)
+    plans = [
+        vectors.plan(resolved, place, MASTER, REGION_UID, shared=vectors.SharedUsers(n, tuple(range(n))))
+        for n in range(3)
+    ]
+    assert len({plan.password for plan in plans}) == 3
+    assert len({plan.role for plan in plans}) == 1, "the rights are those of one role"
+    assert plans[2].ended == (plans[0].user, plans[1].user)
+
+
 def test_no_login_where_the_region_has_none() -> None:
     resolved = tenant("Collection", spec=region(secret=False, unauthenticated=True))
     place = vectors.settled(resolved)
@@ -75,7 +103,7 @@ def test_a_plan_shows_no_password() -> None:
 @given(st.uuids(), st.text(min_size=1, max_size=300), st.integers(2, 32768), st.sampled_from(["COSINE", "IP", "L2"]))
 def test_names_fit_milvus(uid: uuid.UUID, model: str, dimension: int, metric: str) -> None:
     shared = vectors.shared_prefix(model, dimension, metric) + "123456789"
-    for user in (*vectors.own_users(str(uid)), vectors.shared_role(shared) + "_a"):
+    for user in (*vectors.own_users(str(uid)), vectors.shared_user(shared, 999_999_999)):
         assert len(user) < 32
         assert user.replace("_", "a").isalnum()
     assert len(shared) <= 255

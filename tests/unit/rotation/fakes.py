@@ -1,4 +1,4 @@
-"""One tenant's world in memory: a status, a Secret, Pods, two stores.  The operator over it is the real one.
+"""Tenants in memory: of each a status, a Secret, Pods, two stores.  The operator over them is the real one.
 
 Every effect may be the last one of the operator's process (`Crash`), and after each one every Pod that runs, ending
 ones included, must still be let in with what it holds.
@@ -18,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from tenantry import names
-from tenantry.api import Tenant
 from tenantry.backends.kinds import TENANT
 from tenantry.backends.kubernetes import Applied
 from tenantry.backends.milvus.backend import VectorsSeen
@@ -38,6 +37,7 @@ from tenantry.queue import Queue
 from tenantry.reconcile import Reconciler
 from tenantry.resolve import Resolved
 from tenantry.rotation import Rotations
+from tenantry.sharedlogins import SharedLogins
 from tenantry.subsystems import Subsystems
 from tenantry.view import View
 from tests import samples
@@ -72,31 +72,24 @@ class Pod:
     ending_since: datetime | None = None
 
 
-class World:
-    def __init__(self, rng: random.Random, tier: str) -> None:
+class Fleet:
+    """All tenants, what they share, and the process that looks after them."""
+
+    def __init__(self, rng: random.Random, tiers: dict[str, str]) -> None:
         self.rng = rng
         self.now = datetime(2026, 11, 22, tzinfo=UTC)
-        made = samples.manifest("acme", tier)
-        made["metadata"] |= {
-            "uid": samples.uid("tenant/acme"), "generation": 1, "resourceVersion": "1",
-            "creationTimestamp": "2026-11-22T00:00:00Z", "annotations": {},
-        }  # fmt: skip
-        self.tenant: Json = made
-        self.backups: list[Json | None] = [None]
-        self.roles: dict[str, SeenRole] = {}
-        self.passwords: dict[str, str] = {}
         self.users: dict[str, str] = {}
-        self.secret: Json | None = None
-        self.secret_before: Json | None = None
-        self.template = ""
-        self.generation = 0
-        self.pods: list[Pod] = []
+        """Milvus' users and their passwords."""
         self.effects_left: int | None = None
         self.dead = False
-        self.closed: set[tuple[str, str]] = set()
-        """Logins that were accepted once and are no more."""
+        self.worlds = {name: World(self, name, tier) for name, tier in tiers.items()}
 
-    # -- what is always true ------------------------------------------------------------
+    def add(self, name: str, tier: str) -> None:
+        self.worlds[name] = World(self, name, tier)
+
+    def check(self) -> None:
+        for world in self.worlds.values():
+            world.check()
 
     def effect(self) -> None:
         """Something was changed: it holds, and the process may end here."""
@@ -113,16 +106,61 @@ class World:
         if self.dead:
             raise Crash
 
+    def wait(self, seconds: float) -> None:
+        """No longer than what may be late is."""
+        worlds = self.worlds.values()
+        ends = [end for world in worlds for end in world.ends() if end > self.now]
+        self.now = min([self.now + timedelta(seconds=seconds), *ends])
+        for world in worlds:
+            world.passed()
+        self.check()
+
+    @property
+    def shared(self) -> list[str]:
+        """The users of shared collections."""
+        return [name for name in self.users if name.startswith("s_")]
+
+
+class World:
+    """One tenant's."""
+
+    def __init__(self, fleet: Fleet, name: str, tier: str) -> None:
+        self.fleet = fleet
+        self.rng = fleet.rng
+        self.name = name
+        made = samples.manifest(name, tier)
+        made["metadata"] |= {
+            "uid": samples.uid(f"tenant/{name}"), "generation": 1, "resourceVersion": "1",
+            "creationTimestamp": "2026-11-22T00:00:00Z", "annotations": {},
+        }  # fmt: skip
+        self.tenant: Json = made
+        self.backups: list[Json | None] = [None]
+        self.roles: dict[str, SeenRole] = {}
+        self.passwords: dict[str, str] = {}
+        self.secret: Json | None = None
+        self.secret_before: Json | None = None
+        self.template = ""
+        self.generation = 0
+        self.pods: list[Pod] = []
+        self.closed: set[tuple[str, str]] = set()
+        """Logins that were accepted once and are no more."""
+
+    # -- what is always true ------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        return self.fleet.now
+
     def accepted(self) -> set[tuple[str, str]]:
-        return {(n, self.passwords[n]) for n, r in self.roles.items() if "login" in r.flags} | set(self.users.items())
+        logins = {(n, self.passwords[n]) for n, r in self.roles.items() if "login" in r.flags}
+        return logins | set(self.fleet.users.items())
 
     def check(self) -> None:
         accepted = self.accepted()
         for pod in self.pods:
             for store in ("postgres", "milvus"):
                 login = (pod.held[store]["user"], pod.held[store]["password"])
-                if login[0].startswith(("tenant_", "t_")):  # not the user of a shared collection
-                    demand(login in accepted, f"{login[0]} is refused to a Pod; stored is {self.stored()}")
+                demand(login in accepted, f"{login[0]} is refused to a Pod of {self.name}; stored is {self.stored()}")
         demand(not self.closed & accepted, "a login whose time was over came back")
 
     def stored(self) -> Json:
@@ -130,7 +168,7 @@ class World:
 
     def change(self, accepted_before: set[tuple[str, str]]) -> None:
         self.closed |= accepted_before - self.accepted()
-        self.effect()
+        self.fleet.effect()
 
     # -- what goes on beside the operator -------------------------------------------------
 
@@ -157,11 +195,13 @@ class World:
         pod.stale_since = None
         self.check()
 
-    def wait(self, seconds: float) -> None:
-        """No longer than what may be late is."""
+    def ends(self) -> list[datetime]:
+        """Until when what is late may be so."""
         ends = [p.ending_since + timedelta(seconds=GRACE_SECONDS) for p in self.pods if p.ending_since]
-        ends += [p.stale_since + STALE for p in self.pods if p.stale_since]
-        self.now = min([self.now + timedelta(seconds=seconds), *(e for e in ends if e > self.now)])
+        return ends + [p.stale_since + STALE for p in self.pods if p.stale_since]
+
+    def passed(self) -> None:
+        """Time has."""
         for pod in list(self.pods):
             if pod.ending_since and self.now >= pod.ending_since + timedelta(seconds=GRACE_SECONDS):
                 self.pods.remove(pod)
@@ -169,10 +209,15 @@ class World:
                 pod.held, pod.stale_since = dict(self.secret or {}), None
         if not any(p.stale_since for p in self.pods):
             self.secret_before = self.secret  # every kubelet has seen it
-        self.check()
+
+    def touched(self) -> None:
+        """Somebody wrote to the Tenant."""
+        meta = self.tenant["metadata"]
+        meta["resourceVersion"] = str(int(meta["resourceVersion"]) + 1)
 
     def ask(self) -> None:
         self.tenant["metadata"]["annotations"][names.ROTATE_ANNOTATION] = str(self.rng.random())
+        self.touched()
 
     def back_up(self) -> None:
         self.backups.append(copy.deepcopy(self.tenant.get("status")))
@@ -181,6 +226,7 @@ class World:
         """The status is lost, or an older one comes back."""
         status = copy.deepcopy(self.rng.choice(self.backups))
         self.tenant["status"] = status or {}
+        self.touched()
 
     @property
     def at_rest(self) -> bool:
@@ -192,17 +238,15 @@ class World:
 
 
 class FakePostgres:
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def seen(self) -> Shared:
-        return Shared("admin", self.world.roles, (), {})
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
 
     async def ensure(self, plan: DatabasePlan, *, logins: bool = False) -> DatabaseSeen:
-        await self.world.alive()
-        if found := shared.ahead(plan, self.seen()):
+        await self.fleet.alive()
+        world = self.fleet.worlds[plan.things.tenant]
+        if found := shared.ahead(plan, Shared("admin", world.roles, (), {})):
             raise Ahead(found)
-        world, before, created = self.world, self.world.accepted(), not self.world.roles
+        before, created = world.accepted(), not world.roles
         roles, passwords = {}, {}
         for role in plan.roles:
             flags = frozenset({"inherit", "login"} if role.login else {"inherit"})
@@ -214,88 +258,105 @@ class FakePostgres:
         return DatabaseSeen(plan.database, plan.things.schema, (), created, (), None, None)
 
     async def in_use(self, things: Things, generation: int) -> bool:
-        await self.world.alive()
-        name = things.slot("ab"[generation % 2])
-        login = "login" in self.world.roles[name].flags
-        return login and any(p.held["postgres"]["user"] == name for p in self.world.pods)
+        await self.fleet.alive()
+        world, name = self.fleet.worlds[things.tenant], things.slot("ab"[generation % 2])
+        login = "login" in world.roles[name].flags
+        return login and any(p.held["postgres"]["user"] == name for p in world.pods)
 
     async def end_sessions(self, things: Things, generation: int) -> None:
-        await self.world.alive()
-        name = things.slot("ab"[generation % 2])
-        demand(not any(p.held["postgres"]["user"] == name for p in self.world.pods), "a Pod lost its sessions")
-        self.world.effect()
+        await self.fleet.alive()
+        world, name = self.fleet.worlds[things.tenant], things.slot("ab"[generation % 2])
+        demand(not any(p.held["postgres"]["user"] == name for p in world.pods), "a Pod lost its sessions")
+        self.fleet.effect()
 
 
 class FakeMilvus:
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
 
     async def place(self, resolved: Resolved) -> Place:
         return vectors.settled(resolved) or vectors.shared_place(resolved, "shared_1")
 
+    async def shared_users(self, collection: str) -> frozenset[int]:
+        await self.fleet.alive()
+        numbers = (vectors.shared_user_number(collection, name) for name in self.fleet.users)
+        return frozenset(n for n in numbers if n is not None)
+
     async def ensure(self, plan: VectorPlan) -> VectorsSeen:
-        world = self.world
-        await world.alive()
-        if plan.place.partition is None and world.users.get(plan.user) != plan.password:
-            before = world.accepted()
-            world.users[plan.user] = plan.password
-            world.change(before)
-        await world.alive()
-        if plan.ended and plan.ended in world.users:
-            before = world.accepted()
-            del world.users[plan.ended]
-            world.change(before)
+        fleet = self.fleet
+        await fleet.alive()
+        if fleet.users.get(plan.user) != plan.password:
+            self.change({plan.user: plan.password})
+        for user in plan.ended:
+            await fleet.alive()
+            if user in fleet.users:
+                self.change({user: None})
         return VectorsSeen((), False)
+
+    def change(self, users: dict[str, str | None]) -> None:
+        worlds = self.fleet.worlds.values()
+        before = {world.name: world.accepted() for world in worlds}
+        after = {**self.fleet.users, **users}
+        self.fleet.users = {name: password for name, password in after.items() if password}
+        for world in worlds:
+            world.closed |= before[world.name] - world.accepted()
+        self.fleet.effect()
 
 
 class FakeKubernetes:
-    """The API server: the Tenant, the runtime's Secret and its Deployment; it is its own cache."""
+    """The API server: the Tenants, the runtimes' Secrets and their Deployments; it is its own cache."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
         self.observed = self
         self.changes: dict[str, int] = defaultdict(int)
 
+    def runtimes(self) -> list[tuple[str, str]]:
+        return [(w.name, w.tenant["metadata"]["uid"]) for w in self.fleet.worlds.values() if w.template]
+
     def rollout(self, key: tuple[str, str, str]) -> Rollout:
-        live = self.world.live()
-        updated = [p for p in live if p.template == self.world.template]
+        world = self.fleet.worlds[key[1].removeprefix("runtime-")]
+        live = world.live()
+        updated = [p for p in live if p.template == world.template]
         return Rollout(current=True, replicas=len(live), updated=len(updated), available=len(live), failing="")
 
     def of_tenant(self, tenant: str) -> list[Json]:
         return []
 
     async def ensure(self, objects: list[Json], uid: str) -> Applied:
-        await self.world.alive()
+        await self.fleet.alive()
         for obj in objects:
             if obj["kind"] == "Deployment":
+                world = self.fleet.worlds[obj["metadata"]["labels"][names.TENANT_LABEL]]
                 template = obj["spec"]["template"]["metadata"]["annotations"][CREDENTIALS_DIGEST]
-                if template != self.world.template:
-                    self.world.template = template
-                    self.world.generation += 1
-                    self.world.effect()
+                if template != world.template:
+                    world.template = template
+                    world.generation += 1
+                    self.fleet.effect()
         return Applied()
 
     async def ensure_secret(self, desired: Json, uid: str, *, first: bool = False) -> bool:
-        await self.world.alive()
+        await self.fleet.alive()
         if desired["metadata"]["name"] != "runtime":
             return False
+        world = self.fleet.worlds[desired["metadata"]["labels"][names.TENANT_LABEL]]
         held = json.loads(base64.b64decode(desired["data"]["credentials.json"]))
-        if held == self.world.secret:
+        if held == world.secret:
             return False
-        self.world.secret_before, self.world.secret = self.world.secret, held
-        self.world.effect()
+        world.secret_before, world.secret = world.secret, held
+        self.fleet.effect()
         return True
 
     async def merge(self, kind: Any, obj: Json, patch: Json, subresource: str = "") -> Json:
-        await self.world.alive()
+        await self.fleet.alive()
         assert kind is TENANT
+        world = self.fleet.worlds[obj["metadata"]["name"]]
         changed = {k: v for k, v in patch.items() if k == "status" or not subresource}
         changed.get("metadata", {}).pop("resourceVersion", None)
-        merge(self.world.tenant, changed)
-        version = int(self.world.tenant["metadata"]["resourceVersion"]) + 1
-        self.world.tenant["metadata"]["resourceVersion"] = str(version)
-        answer = copy.deepcopy(self.world.tenant)
-        self.world.effect()
+        merge(world.tenant, changed)
+        world.touched()
+        answer = copy.deepcopy(world.tenant)
+        self.fleet.effect()
         return answer
 
 
@@ -320,14 +381,14 @@ class FakeKeys:
         return None
 
 
-def operator(world: World, age: timedelta | None = None) -> Reconciler:
+def operator(fleet: Fleet, age: timedelta | None = None) -> Reconciler:
     """A process of the operator that has just started."""
-    api: Any = FakeKubernetes(world)
+    api: Any = FakeKubernetes(fleet)
     region = samples.region()
     view = View()
     view.tiers, view.regions = samples.tiers(), {region.name: region}
     stores = SimpleNamespace(
-        uid=region.uid, postgres=FakePostgres(world), milvus=FakeMilvus(world), provider_api_key="sk",
+        uid=region.uid, postgres=FakePostgres(fleet), milvus=FakeMilvus(fleet), provider_api_key="sk",
         database_breaker=unbroken, vectors_breaker=unbroken,
     )  # fmt: skip
 
@@ -338,11 +399,19 @@ def operator(world: World, age: timedelta | None = None) -> Reconciler:
     keys: Any = FakeKeys()
     metrics = Metrics()
     options = Options(runtime_image="runtime:test")
-    parts = Subsystems(api, regions, samples.credentials(), options, keys, metrics, 0, Rotations(age, OVERLAP))
+    rotations = Rotations(age, OVERLAP, SharedLogins(view.placed, api.runtimes))
+    parts = Subsystems(api, regions, samples.credentials(), options, keys, metrics, 0, rotations)
     events: Any = SimpleNamespace(tell=nothing)
     made = Reconciler(view, api, parts, SimpleNamespace(), SimpleNamespace(), events, metrics, 300)  # type: ignore[arg-type]
     made.queue = Queue(made, 1)
+    for name in fleet.worlds:
+        see(fleet, made, name)
     return made
+
+
+def see(fleet: Fleet, process: Reconciler, name: str) -> None:
+    """The watch says it."""
+    process.view.put(TENANT, copy.deepcopy(fleet.worlds[name].tenant))
 
 
 async def unbroken(step: Any, *_: Any) -> Any:
@@ -353,12 +422,15 @@ async def nothing(*_: Any) -> None:
     return None
 
 
-async def reconcile(world: World, process: Reconciler) -> float | None:
-    """Raises Crash when the process ends on the way."""
-    process.view.tenants.put(Tenant.model_validate(copy.deepcopy(world.tenant)))
-    try:
-        return await process("acme")
-    finally:
-        for _ in range(20 if world.dead else 0):  # what it had begun beside ends with it
-            await asyncio.sleep(0)
-        world.dead = False
+async def reconcile(fleet: Fleet, process: Reconciler, *tenants: str) -> None:
+    """All of these at the same time.  Raises Crash when the process ends on the way."""
+    for name in tenants:
+        see(fleet, process, name)
+    results = await asyncio.gather(*map(process, tenants), return_exceptions=True)
+    for _ in range(20 if fleet.dead else 0):  # what it had begun beside ends with it
+        await asyncio.sleep(0)
+    fleet.dead = False
+    for kind in (Violation, Crash, BaseException):
+        for result in results:
+            if isinstance(result, kind):
+                raise result

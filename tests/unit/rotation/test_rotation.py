@@ -12,40 +12,49 @@ from tenantry.api import Tenant
 from tenantry.api.tenant import RotatedCredentials as State
 from tenantry.credentials import Logins
 from tenantry.rotation import DRAIN, Rotations
+from tenantry.sharedlogins import MOST, SharedLogins, placed
 from tests import samples
-from tests.unit.rotation.fakes import REPLICAS, Crash, World, operator, reconcile
+from tests.unit.rotation.fakes import REPLICAS, Crash, Fleet, operator, reconcile
 
 NOW = datetime(2026, 11, 22, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
+SHARING = {"acme": "free", "beta": "free", "gamma": "free"}
+"""Tenants of one shared collection."""
+
+
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("tier", ["free", "enterprise"])
-async def test_whatever_a_pod_holds_is_accepted(tier: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`World.check` looks after every single effect; here are the orders."""
+@pytest.mark.parametrize("tiers", [SHARING, {"acme": "enterprise"}], ids=["shared", "own"])
+async def test_whatever_a_pod_holds_is_accepted(
+    tiers: dict[str, str], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Fleet.check` looks after every single effect; here are the orders."""
     print("seed", seed)
-    rng = random.Random(f"{tier}/{seed}")
-    world = World(rng, tier)
-    monkeypatch.setattr(rotation, "clock", lambda: world.now.replace(microsecond=0))
-    process = operator(world)
+    rng = random.Random(f"{tiers}/{seed}")
+    fleet = Fleet(rng, tiers)
+    worlds = list(fleet.worlds.values())
+    monkeypatch.setattr(rotation, "clock", lambda: fleet.now.replace(microsecond=0))
+    process = operator(fleet)
     for _ in range(3):
-        await reconcile(world, process)
-        while len(world.live()) < REPLICAS:
-            world.roll()
-    crashes = 0
-    for _ in range(150):
-        step = rng.random()
+        await reconcile(fleet, process, *tiers)
+        for world in worlds:
+            while len(world.live()) < REPLICAS:
+                world.roll()
+    crashes, generations = 0, set()
+    for _ in range(150 * len(tiers)):
+        step, world = rng.random(), rng.choice(worlds)
         if step < 0.45:
-            world.effects_left = rng.randint(1, 6) if rng.random() < 0.4 else None
+            fleet.effects_left = rng.randint(1, 6) if rng.random() < 0.4 else None
             try:
-                await reconcile(world, process)
+                await reconcile(fleet, process, *rng.sample(list(tiers), rng.randint(1, len(tiers))))
             except Crash:
                 crashes += 1
-                process = operator(world)
+                process = operator(fleet)
         elif step < 0.65:
             world.roll()
         elif step < 0.8:
-            world.wait(rng.choice((1, 20, 300, 4000)))
+            fleet.wait(rng.choice((1, 20, 300, 4000)))
         elif step < 0.9:
             world.ask()
         elif step < 0.93:
@@ -55,22 +64,29 @@ async def test_whatever_a_pod_holds_is_accepted(tier: str, seed: int, monkeypatc
         else:
             world.restore()
             if rng.random() < 0.7:
-                process = operator(world)
-        world.effects_left = None
+                process = operator(fleet)
+        fleet.effects_left = None
+        generations |= set(fleet.users)
+        assert len(fleet.shared) <= MOST
     assert crashes > 1
-    for _ in range(200):
-        await reconcile(world, process)
-        world.roll()
-        world.wait(600)
-        if world.at_rest:
+    for _ in range(400):
+        await reconcile(fleet, process, *tiers)
+        for world in worlds:
+            world.roll()
+        fleet.wait(600)
+        if all(world.at_rest for world in worlds):
             break
-    assert world.at_rest, "it ends"
-    await reconcile(world, process)
-    logins = [name for name, role in world.roles.items() if "login" in role.flags and "__runtime_" in name]
-    assert logins == [world.pods[0].held["postgres"]["user"]], "one login is left, which the Pods hold"
-    state = world.stored()
-    assert state["generation"] > 1
-    assert logins[0].endswith("ab"[state["generation"] % 2])
+    assert all(world.at_rest for world in worlds), "it ends"
+    for _ in range(2):
+        await reconcile(fleet, process, *tiers)
+    for world in worlds:
+        logins = [name for name, role in world.roles.items() if "login" in role.flags and "__runtime_" in name]
+        assert logins == [world.pods[0].held["postgres"]["user"]], "one login is left, which the Pods hold"
+        state = world.stored()
+        assert state["generation"] > 1
+        assert logins[0].endswith("ab"[state["generation"] % 2])
+    assert [*fleet.users] == [worlds[0].pods[0].held["milvus"]["user"]], "one user is left, which all Pods hold"
+    assert len(generations) > (2 if len(tiers) > 1 else 1), "it was rotated"
 
 
 def tenant(status: State | None = None, *, ready: bool = True, asks: str = "") -> Tenant:
@@ -82,14 +98,15 @@ def tenant(status: State | None = None, *, ready: bool = True, asks: str = "") -
     return made.model_copy(update={"metadata": meta})
 
 
-def rotations(days: float | None = 90) -> Rotations:
-    made = Rotations(timedelta(days=days) if days else None, HOUR)
+def rotations(days: float | None = 90, others: tuple[Tenant, ...] = ()) -> Rotations:
+    standing = {str(number): placed(other) for number, other in enumerate(others)}
+    made = Rotations(timedelta(days=days) if days else None, HOUR, SharedLogins(standing, list))
     made.note(samples.uid("tenant/acme"), State())
     return made
 
 
 def begins(asked: Tenant, days: float | None = 90, now: datetime = NOW, others: tuple[Tenant, ...] = ()) -> int | None:
-    found = rotations(days).next(asked, asked.uid, now, others)
+    found = rotations(days, others).next(asked, asked.uid, now)
     return found.generation if found else None
 
 
@@ -117,10 +134,10 @@ def test_the_generation_must_be_known() -> None:
     claimed = asked.model_copy(
         update={"metadata": asked.metadata.model_copy(update={"finalizers": (names.FINALIZER,)})}
     )
-    fresh = Rotations(None, HOUR)
-    assert fresh.next(claimed, claimed.uid, NOW, ()) is None, "a status may be older than what the stores hold"
+    fresh = Rotations(None, HOUR, SharedLogins({}, list))
+    assert fresh.next(claimed, claimed.uid, NOW) is None, "a status may be older than what the stores hold"
     fresh.note(claimed.uid, State())
-    assert fresh.next(claimed, claimed.uid, NOW, ()) is not None
+    assert fresh.next(claimed, claimed.uid, NOW) is not None
 
 
 def test_not_all_tenants_roll_at_once() -> None:

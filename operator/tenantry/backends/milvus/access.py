@@ -111,9 +111,10 @@ class Access:
         if plan.role not in (roles or ()):
             await self._member(plan.user, plan.role, True)
             written.append(f"role of user {plan.user}")
-        if plan.ended and await self._roles_of(plan.ended) is not None:
-            await self._client.call("DeleteCredential", milvus.DeleteCredentialRequest(username=plan.ended))
-            written.append(f"user {plan.ended}, whose time is over")
+        for user in plan.ended:
+            if await self._roles_of(user) is not None:
+                await self._client.call("DeleteCredential", milvus.DeleteCredentialRequest(username=user))
+                written.append(f"user {user}, whose time is over")
         for role in sorted((roles or set()) - {plan.role}):
             await self._member(plan.user, role, False)
             taken.roles.append(role)
@@ -132,6 +133,11 @@ class Access:
                 error.corrected = tuple(written)
                 raise
         return written
+
+    async def users(self) -> list[str]:
+        """The names of all users."""
+        answer = await self._client.call("ListCredUsers", milvus.ListCredUsersRequest())
+        return list(answer.usernames)
 
     async def reserve(self, plan: VectorPlan) -> None:
         """Role and user without any right."""

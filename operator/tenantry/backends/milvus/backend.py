@@ -81,6 +81,8 @@ class MilvusBackend:
         self._shared: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reserved: dict[str, set[str]] = defaultdict(set)
         """Collection -> tags of tenants that were given a place in it and have no partition yet."""
+        self._users: dict[str, frozenset[int]] = {}
+        """Shared collection -> the numbers of its users, as last seen and since changed."""
 
     async def close(self) -> None:
         await self._client.close()
@@ -125,6 +127,17 @@ class MilvusBackend:
             self._reserved[place.collection].add(place.tag)
             return place
 
+    async def shared_users(self, collection: str) -> frozenset[int]:
+        """The numbers of the runtimes' users on a shared collection; none where nobody logs in."""
+        if not self._server.user or not await self._secured():
+            return frozenset()
+        async with self._shared[collection]:
+            if not self._memory.fresh(("users", collection), self._remember):
+                numbers = (vectors.shared_user_number(collection, name) for name in await self._access.users())
+                self._users[collection] = frozenset(n for n in numbers if n is not None)
+                self._memory.note(("users", collection))
+            return self._users[collection]
+
     async def ensure(self, plan: VectorPlan) -> VectorsSeen:
         """Make the plan hold; writes only what differs.  At rest that is one to three reads."""
         place = plan.place
@@ -133,14 +146,14 @@ class MilvusBackend:
         written = await self._close_public() if secured else []
         if written:  # and the proxies must be seen to know it
             self._memory.forget(_login(plan.user))
-            self._memory.forget(place.collection)
+            self._memory.forget(_shared(place.collection, plan.user))
         if place.partition is None:
             made = await self._hold_own(plan, secured)
         else:
             written += await self._hold_shared(plan, secured)
             made = await self._storage.ensure_partition(plan)
             if any(step.startswith("loading") for step in made):  # someone took it out of memory: look at all of it
-                self._memory.forget(place.collection)
+                self._memory.forget(_shared(place.collection, plan.user))
             self._reserved[place.collection].discard(place.tag)
         created = any(step.startswith(("partition", "collection")) for step in made)
         return VectorsSeen(tuple(written + made), created)
@@ -229,12 +242,17 @@ class MilvusBackend:
         """The shared collection and the runtimes' user on it, once for all of its tenants."""
         collection = plan.place.collection
         async with self._shared[collection]:
-            if self._memory.fresh(collection, self._remember):
+            ended = {vectors.shared_user_number(collection, user) for user in plan.ended}
+            there = self._users.get(collection, frozenset())
+            shared = _shared(collection, plan.user)
+            if self._memory.fresh(shared, self._remember) and not ended & there:
                 return []
             written = await self._storage.ensure_collection(plan)
             if secured:
                 written += await self._hold_login(plan)
-            self._memory.note(collection)
+                used = vectors.shared_user_number(collection, plan.user)
+                self._users[collection] = frozenset(n for n in {*there, used} - ended if n is not None)
+            self._memory.note(shared)
             return written
 
     async def _hold_own(self, plan: VectorPlan, secured: bool) -> list[str]:
@@ -253,9 +271,14 @@ class MilvusBackend:
         login, password = _login(plan.user), hash(plan.password)
         written = await self._access.ensure(plan, self._memory.fresh(login, LOGIN_SECONDS, password))
         self._memory.note(login, password)
-        if plan.ended:
-            self._memory.forget(_login(plan.ended))
+        for user in plan.ended:
+            self._memory.forget(_login(user))
+            self._memory.forget(_shared(plan.place.collection, user))
         return written
+
+
+def _shared(collection: str, user: str) -> Hashable:
+    return "shared", collection, user
 
 
 def _login(user: str) -> Hashable:
