@@ -135,7 +135,7 @@ def test_the_user_of_a_shared_collection(operator):
         assert not replica.failed, f"{name} was refused: {replica.failed}"
         assert not accepted(first[name]), "its login in PostgreSQL was replaced with it"
         assert second[name]["milvus"]["password"] == second["turn-one"]["milvus"]["password"]
-        assert vectors_accepted(second[name])
+        until(lambda n=name: vectors_accepted(second[n]), f"the next user works for {name}")
     assert state(world, "turn-two")["sharedUser"] == state(world, "turn-one")["sharedUser"]
     assert state(world, "turn-two").get("requested", "") == ""
     assert users(world, before) == {after}

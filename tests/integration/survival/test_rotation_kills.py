@@ -84,7 +84,7 @@ def test_killed_in_the_midst_of_rotations(operator, tmp_path):
     for name in TENANTS:
         login, api_key = held(world, name), key(world, name)
         assert accepted(login)
-        assert vectors_accepted(login)
+        until(lambda held=login: vectors_accepted(held), f"the Milvus user of {name} works")
         assert not accepted(first[name][0]), f"{name}: the login before is still accepted"
         assert state(world, name)["generation"] == 1, f"{name} was rotated twice"
         assert world.roles(name) == roles[name]
