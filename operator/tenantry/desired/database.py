@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from tenantry.credentials import FIRST, Credentials, Logins, slot
+from tenantry.desired.postgres import scram
 from tenantry.desired.postgres.things import CONNECT_ROLE, Isolation, Things
 from tenantry.desired.quota import rollout_pods
 from tenantry.resolve import Resolved
@@ -42,6 +43,8 @@ class Role:
     member_of: tuple[str, ...] = ()
     generation: int = 0
     """Of a login that is rotated: whose turn it is, or was last."""
+    iterations: int = scram.ITERATIONS
+    """Of the password's verifier.  A role that is there keeps what it has until its password changes."""
 
     @property
     def login(self) -> bool:
@@ -109,6 +112,7 @@ def plan(
                 (things.group,),
                 # Of a slot that was never used there is nothing to remember.
                 min(generation, logins.generation),
+                scram.FEW,
             )
         )
     return DatabasePlan(

@@ -32,7 +32,7 @@ class Database:
         digest = work.digest(settings.digest(), logins, *memory(backends))
         if not tools.verified.holds(uid, "database", digest):
             try:
-                seen = await backends.postgres.ensure(plan, logins=True)
+                seen = await backends.postgres.ensure(plan, logins=True, new=work.first)
             except Ahead as ahead:
                 work.turn = tools.rotations.found(work.tenant, ahead.logins, rotation.clock(), work.resolved)
                 logger.warning("The status has forgotten a rotation: generation %d is in use", work.turn.generation)

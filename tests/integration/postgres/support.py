@@ -98,6 +98,7 @@ class Tenant:
             "group": self.things.group,
             "a": self.things.slot("a"),
             "b": self.things.slot("b"),
+            "maker": self.things.maker,
             "database": self.database,
             **names,
         }

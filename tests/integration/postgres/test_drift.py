@@ -11,10 +11,13 @@ from dev.cluster import postgres
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
 from tenantry.backends.postgres import PostgresBackend
+from tenantry.credentials import Logins
+from tenantry.desired.postgres import shared
 from tests.integration.postgres import support
 from tests.integration.postgres.support import Tenant
 
 AS_ADMIN = f"SET ROLE {postgres.ADMIN}; "
+AS_MAKER = "SET ROLE {maker}; "
 
 DRIFTS = {
     "schema granted to all": ("GRANT USAGE ON SCHEMA {schema} TO PUBLIC", "grants on schema {schema}"),
@@ -64,14 +67,13 @@ DRIFTS = {
     "membership gone": (AS_ADMIN + "REVOKE {group} FROM {a}", "memberships of the roles"),
     "membership of an owner": (AS_ADMIN + "GRANT {runtime_owner} TO {login}", "memberships of the roles"),
     "membership to pass on": (AS_ADMIN + "GRANT {group} TO {a} WITH ADMIN OPTION", "memberships of the roles"),
-    "the admin's own membership": (
-        AS_ADMIN + f"REVOKE {{owner}} FROM {postgres.ADMIN}",
+    "the maker's membership": (AS_MAKER + "REVOKE {owner} FROM {maker}", "the operator's own membership"),
+    "the maker's membership of the tables' owner": (
+        AS_MAKER + "REVOKE {runtime_owner} FROM {maker}",
         "the operator's own membership",
     ),
-    "the admin's membership of the tables' owner": (
-        AS_ADMIN + f"REVOKE {{runtime_owner}} FROM {postgres.ADMIN}",
-        "the operator's own membership",
-    ),
+    "the admin's membership of the maker": (AS_ADMIN + f"REVOKE {{maker}} FROM {postgres.ADMIN}", "role {maker}"),
+    "the maker's attributes": ("ALTER ROLE {maker} LOGIN NOCREATEROLE", "role {maker}"),
     "a role dropped": ("DROP ROLE {b}", "roles {b}"),
     "database opened": ("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC", "grants on database {database}"),
     "public opened": ("GRANT USAGE, CREATE ON SCHEMA public TO PUBLIC", "grants on schema public"),
@@ -110,6 +112,7 @@ async def test_is_put_back(made: tuple[PostgresBackend, Made], level: str, drift
         login=things.login,
         a=things.slot("a"),
         b=things.slot("b"),
+        maker=things.maker,
         database=tenant.database,
     )
     assert any(expected in corrected for corrected in seen.corrected), seen.corrected
@@ -123,6 +126,30 @@ async def test_a_database_that_changed_hands(server: postgres.Server, backend: P
     await backend.ensure(tenant.plan())
     tenant.superuser(f"ALTER DATABASE {{database}} OWNER TO {postgres.ADMIN}")
     assert (await backend.ensure(tenant.plan())).corrected == (f"grants on database {tenant.database}",)
+
+
+@pytest.mark.parametrize("level", support.LEVELS)
+async def test_a_tenant_that_the_admin_made_itself(
+    server: postgres.Server, backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """As all were before there were makers: it stays the admin's, and all goes on."""
+    tenant = Tenant(server, level)
+    monkeypatch.setattr(shared, "maker", lambda plan, seen: None)
+    await backend.ensure(tenant.plan())
+    monkeypatch.undo()
+    whose = "SELECT DISTINCT m.rolname FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member WHERE a.roleid = %s"
+    oid = f"'{tenant.things.owner}'::regrole"
+    assert tenant.superuser(whose.replace("%s", oid)) == [(postgres.ADMIN,)]
+    assert (await backend.ensure(tenant.plan(), logins=True)).corrected == ()
+    for drift in ("a role dropped", "membership of an owner", "schema taken", "ledger opened", "attribute"):
+        tenant.superuser(DRIFTS[drift][0])
+        assert (await backend.ensure(tenant.plan())).corrected, drift
+    assert (await backend.ensure(tenant.plan(), logins=True)).corrected == ()
+    assert (await backend.ensure(tenant.plan(logins=Logins(1)))).corrected == ()
+    with tenant.session("b"):
+        pass
+    await backend.remove(tenant.name, tenant.uid, level, "Delete")
+    assert tenant.leftovers() == []
 
 
 async def test_a_login_that_changed_its_own_password(backend: PostgresBackend, tenant: Tenant) -> None:

@@ -21,7 +21,7 @@ from tenantry.credentials import FIRST, Logins
 from tenantry.desired import database
 from tenantry.desired.postgres import inside, keys, scram, seen, shared
 from tenantry.desired.postgres.statements import grants, statement, word
-from tenantry.desired.postgres.things import Things
+from tenantry.desired.postgres.things import MAKERS, Things
 from tenantry_runtime.config import AccessKeyRow, Configuration, Documents, Embedding, Prompt
 from tests import samples
 
@@ -57,6 +57,19 @@ def test_the_longest_names_fit_postgresql() -> None:
     every = (*things.roles, *things.schemas, *things.retained, things.database, things.channel)
     assert max(len(name.encode()) for name in every) <= 63
     assert len(set(things.roles)) == 6
+
+
+def test_one_of_a_few_makes_a_tenants_roles() -> None:
+    makers = {Things("acme", f"{number}").maker for number in range(2000)}
+    assert len(makers) == MAKERS
+    assert Things("acme", UID).maker == Things("another", UID).maker
+    made = plan()
+    first = seen.SeenRole(frozenset({"inherit"}), -1, False, made.things.comment, True, {})
+    ours = dataclasses.replace(EMPTY_SHARED, roles={made.things.owner: first, made.things.group: first})
+    assert shared.maker(made, EMPTY_SHARED) == made.things.maker
+    assert shared.maker(made, ours) is None, "the admin made them"
+    assert shared.maker(made, dataclasses.replace(ours, made=frozenset({made.things.owner}))) is None
+    assert shared.maker(made, dataclasses.replace(ours, made=frozenset(ours.roles))) == made.things.maker
 
 
 def test_no_two_tenants_share_a_name() -> None:
@@ -96,6 +109,16 @@ def test_a_plan_keeps_its_secrets() -> None:
             assert password not in text(*correction.statements)
 
 
+def test_only_the_runtimes_logins_have_few_rounds() -> None:
+    """A tenant's own programs may refuse fewer than 4096."""
+    made = plan()
+    rounds = {role.name: role.iterations for role in made.roles if role.login}
+    assert rounds == {made.things.login: 4096, made.things.slot("a"): scram.FEW}
+    sql_text = text(*(s for c in shared.corrections(made, EMPTY_SHARED) for s in c.statements))
+    assert sql_text.count("SCRAM-SHA-256$4096:") == 1
+    assert sql_text.count(f"SCRAM-SHA-256${scram.FEW}:") == 1
+
+
 def test_only_logins_have_limits_and_settings() -> None:
     for role in plan().roles:
         assert (role.connection_limit > 0) == bool(role.settings)
@@ -112,11 +135,19 @@ def test_from_nothing_in_an_order_that_can_run(level: str) -> None:
     for role in made.roles:
         create = roles.index(f'CREATE ROLE "{role.name}" WITH ')
         assert "ROLE CURRENT_USER" in roles[create:].splitlines()[0], "the operator is a member of what it makes"
-    assert {c.what for c in wanted if c.shared} == {"role tenantry_connect", "grants on database tenantry"}
-    assert all(c.last == ('GRANT "tenantry_connect" TO' in text(*c.statements)) for c in wanted if level == "Schema")
+    regional = {"role tenantry_connect", f"role {made.things.maker}", "grants on database tenantry"}
+    assert {c.what for c in wanted if c.shared} == regional
+    tenants_own = [c for c in wanted if not c.shared]
+    assert all(c.last == ('GRANT "tenantry_connect" TO' in text(*c.statements)) for c in tenants_own)
     assert ("CREATE DATABASE" in roles) == (level == "Database")
     assert shared.corrections(made, EMPTY_SHARED)[-1].alone == (level == "Database")
-    order = ["ALTER DEFAULT PRIVILEGES", "CREATE SCHEMA", "SET LOCAL ROLE", "CREATE TABLE ledger", "RESET ROLE"]
+    order = [
+        "ALTER DEFAULT PRIVILEGES",
+        "CREATE SCHEMA",
+        "SET LOCAL search_path",
+        "CREATE TABLE ledger",
+        "RESET search_path",
+    ]
     order += ['GRANT SELECT ON TABLE "tenant_acme_eu__runtime"."access_keys"', 'INSERT INTO "tenant_acme_eu__runtime"']
     places = [within.index(part) for part in order]
     assert places == sorted(places)

@@ -86,13 +86,14 @@ class PostgresBackend:
     ) -> None:
         self._connections = Connections(admin, connection_class, fence)
 
-    async def ensure(self, plan: DatabasePlan, *, logins: bool = False) -> DatabaseSeen:
+    async def ensure(self, plan: DatabasePlan, *, logins: bool = False, new: bool = False) -> DatabaseSeen:
         """A steady tenant costs one query (at level Database one more, in its own database) and no write.
 
         `logins`: also try each login, for its password can't be seen, and a role may change its own.
+        `new`: the tenant is likely not there yet, which saves a query where it is so.
         Raises Ahead for a plan that would go back to logins whose time is over.
         """
-        work = _Work(plan)
+        work = _Work(plan, new)
         own = plan.isolation == "Database"
         async with self._connections.use() as session:
             _, inside = await work.converge(session, shared=True, inside=not own)
@@ -198,11 +199,13 @@ class PostgresBackend:
 class _Work:
     """One `ensure`: the plan, and what was done for it."""
 
-    def __init__(self, plan: DatabasePlan) -> None:
+    def __init__(self, plan: DatabasePlan, new: bool) -> None:
         self.plan = plan
+        self._new = new
         self.done: list[Correction] = []
         self.kept_up: list[str] = []
         self._first: Shared | None = None
+        self._maker: str | None = None
 
     @property
     def created(self) -> bool:
@@ -215,7 +218,9 @@ class _Work:
         databases = (plan.application_database, plan.database)
         differing: list[Correction] = []
         for _ in range(PASSES):
-            seen = await observe.everything(session, plan.things, databases, shared=shared, inside=inside)
+            seen = await observe.everything(
+                session, plan.things, databases, shared=shared, inside=inside, new=self._new
+            )
             self._first = self._first or seen[0]
             differing = self._compare(*seen)
             if not differing:
@@ -224,7 +229,7 @@ class _Work:
             together = shared_by_all or sorted((c for c in differing if not c.alone), key=lambda c: c.last)
             try:
                 if together:
-                    await session.transact(together)
+                    await session.transact(together, None if shared_by_all else self._maker)
                 else:
                     await session.correct(differing[0])
             except BackendError as error:
@@ -233,6 +238,7 @@ class _Work:
                     raise
                 continue
             self.done += together or differing[:1]
+            self._new = bool(shared_by_all)
         raise errors.unmended(differing[0].what)
 
     async def keep_up(self, session: Session, inside: Inside | None) -> None:
@@ -266,6 +272,8 @@ class _Work:
         _refuse_foreign(self.plan, shared, inside)
         if shared and (ahead := shareds.ahead(self.plan, shared)):
             raise Ahead(ahead)
+        if shared:
+            self._maker = shareds.maker(self.plan, shared)
         found = shareds.corrections(self.plan, shared) if shared else []
         members = shareds.memberships(self.plan, shared) if shared else ()
         if inside and not inside.readable:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -36,7 +37,9 @@ POOL_SIZE = 16
 PAIRS = 2
 """At most so many tasks hold two at once."""
 KEPT = 4
-"""Idle ones."""
+"""Idle ones, however long."""
+IDLE_SECONDS = 30.0
+"""How long more than KEPT are kept: a new one costs the server about 10 ms of CPU, for it knows no catalog yet."""
 PLACE_SECONDS = 30.0
 """For a place among POOL_SIZE; nothing is wrong with the server when all are in use."""
 
@@ -123,17 +126,31 @@ class Session:
 
     async def correct(self, correction: Correction) -> None:
         """All its statements in one round trip."""
-        await self.run(sql.SQL("\n;\n").join(correction.statements), what=correction.what)
+        await self.run(_joined(correction.statements), what=correction.what)
 
-    async def transact(self, corrections: Iterable[Correction]) -> None:
-        """All of them, or none."""
-        corrections = list(corrections)
-        if not corrections:
+    async def transact(self, corrections: Iterable[Correction], maker: str | None = None) -> None:
+        """All of them, or none; `maker`: in this role's name, but for what only the admin may do.
+
+        In one round trip and the commit; where PostgreSQL refuses it, one after another, to say which it was.
+        """
+        parts = [(_joined(_as(maker, one)), one.what) for one in corrections]
+        if not parts:
             return
-        await self.run(sql.SQL("BEGIN"))
+        named = " and ".join(what for _, what in parts[:3]) + (" and others" if len(parts) > 3 else "")
         try:
-            for correction in corrections:
-                await self.correct(correction)
+            await self._transaction([(_joined(text for text, _ in parts), named)])
+        except BackendError as error:
+            if len(parts) == 1 or error.reason is not Reason.DATABASE_REFUSED or not self.idle:
+                raise
+            await self._transaction(parts)
+
+    async def _transaction(self, parts: list[tuple[Statement, str]]) -> None:
+        """Texts, and what each is for."""
+        begin: tuple[Statement, ...] = (sql.SQL("BEGIN"),)
+        try:
+            for text, what in parts:
+                await self.run(_joined((*begin, text)), what=what)
+                begin = ()
             await self.run(sql.SQL("COMMIT"))
         except BaseException:
             # A connection that can't roll back is closed by `use`, which does the same.
@@ -171,7 +188,8 @@ class Connections:
         self._places = asyncio.Semaphore(POOL_SIZE)
         self.pairs = asyncio.Semaphore(PAIRS)
         """Held by who needs two sessions, before the first: so that they never hold all places and wait for more."""
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []
+        """The one used last is the last; and since when (monotonic) each is idle."""
 
     @contextlib.asynccontextmanager
     async def use(self, database: str | None = None) -> AsyncIterator[Session]:
@@ -192,8 +210,9 @@ class Connections:
                 yield session
             finally:
                 session.detach()
-                if keep and session.idle and len(self._idle) < KEPT:
-                    self._idle.append(connection)
+                if keep and session.idle:
+                    self._idle.append((connection, time.monotonic()))
+                    await self._trim()
                 else:
                     await connection.close()
         finally:
@@ -201,11 +220,16 @@ class Connections:
 
     def _take(self) -> Connection | None:
         while self._idle:
-            connection = self._idle.pop()
+            connection, _ = self._idle.pop()
             if not connection.closed and not _has_news(connection):
                 return connection
             connection.pgconn.finish()
         return None
+
+    async def _trim(self) -> None:
+        """Closes those that a burst of work has left."""
+        while len(self._idle) > KEPT and time.monotonic() - self._idle[0][1] > IDLE_SECONDS:
+            await self._idle.pop(0)[0].close()
 
     async def _open(self, database: str) -> Connection:
         settings = {
@@ -256,7 +280,18 @@ class Connections:
 
     async def close(self) -> None:
         while self._idle:
-            await self._idle.pop().close()
+            await self._idle.pop()[0].close()
+
+
+def _as(maker: str | None, correction: Correction) -> Iterable[Statement]:
+    if maker is None:
+        return correction.statements
+    become = sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(maker))
+    return (sql.SQL("RESET ROLE") if correction.admin else become, *correction.statements)
+
+
+def _joined(statements: Iterable[Statement]) -> Statement:
+    return sql.SQL("\n;\n").join(statements)
 
 
 async def _execute(

@@ -1,5 +1,6 @@
 """One look at everything of a tenant in one database."""
 
+import contextlib
 from collections.abc import Collection, Sequence
 
 from tenantry.backends.postgres.connections import READ_SECONDS, Session, Unreadable
@@ -10,16 +11,25 @@ _WHAT = "the look at the tenant's roles and schemas"
 
 
 async def everything(
-    session: Session, things: Things, databases: Sequence[str], *, shared: bool = True, inside: bool = True
+    session: Session,
+    things: Things,
+    databases: Sequence[str],
+    *,
+    shared: bool = True,
+    inside: bool = True,
+    new: bool = False,
 ) -> tuple[seen.Shared | None, seen.Inside | None]:
     """What all databases share, and what is in this one; None for what is not asked for.
 
-    One query where the runtime's tables are there, as they are once the tenant is provisioned; else three.
+    One query where the runtime's tables are there, as they are once the tenant is provisioned, or where they are not
+    and `new` says that they hardly are; else up to three.
     """
     readable = True
-    try:
-        found = await _query(session, things, databases, catalog.TABLES, shared, inside)
-    except Unreadable:
+    found = None
+    if not new:
+        with contextlib.suppress(Unreadable):
+            found = await _query(session, things, databases, catalog.TABLES, shared, inside)
+    if found is None:
         found = await _query(session, things, databases, (), shared, inside)
         present = catalog.TABLES & found[1].get("relations", {}).keys()
         if present:

@@ -40,7 +40,7 @@ class Ending:
 
 LOOK = sql.SQL(f"""
 SELECT obj_description(n.oid, 'pg_namespace'), pg_has_role(n.nspowner, 'USAGE'), pg_get_userbyid(n.nspowner),
-  {acl_of("n.nspacl")}, {acl_of("c.relacl")}, c.oid IS NOT NULL
+  {acl_of("n.nspacl", "n.nspowner")}, {acl_of("c.relacl", "c.relowner")}, c.oid IS NOT NULL
 FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = {{table}}
 WHERE n.nspname = {{schema}}
 """).format(schema=sql.Literal(SCHEMA), table=sql.Literal(audit.TABLE))  # noqa: S608 - only constants
@@ -57,11 +57,11 @@ def corrections(row: tuple[Any, ...] | None) -> list[Correction]:
     if row is None:
         made = (statement("CREATE SCHEMA {}", SCHEMA), comment("SCHEMA", SCHEMA, COMMENT), *_tables())
         return [Correction(f"schema {SCHEMA}", made, drift=False)]
-    _, _, owner, schema, table, there = row
+    _, _, _, schema, table, there = row
     stray: list[Statement] = [
         part
         for target, rows in ((statement("SCHEMA {}", SCHEMA), schema), (sql.SQL("TABLE {}").format(TABLE), table))
-        for part in grants(target, (), frozenset((a, b, c) for a, b, c in rows if a != owner))
+        for part in grants(target, (), frozenset((a, b, c) for a, b, c in rows))
     ]
     if not there:
         stray += _tables()

@@ -9,12 +9,27 @@ from tenantry.desired.postgres.things import CONNECT_ROLE, Things
 
 _ACL: LiteralString = """(SELECT coalesce(jsonb_agg(jsonb_build_array(
     CASE WHEN x.grantee = 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable
-)), '[]') FROM aclexplode({acl}) x)"""
+)), '[]') FROM aclexplode({acl}) x WHERE x.grantee <> {owner})"""
 
 
-def acl_of(acl: LiteralString) -> LiteralString:
-    """Triples (role or '' for PUBLIC, privilege, whether it may be passed on)."""
-    return _ACL.replace("{acl}", acl)
+def acl_of(acl: LiteralString, owner: LiteralString) -> LiteralString:
+    """Triples (role or '' for PUBLIC, privilege, whether it may be passed on), without the owner's own rights."""
+    return _ACL.replace("{acl}", acl).replace("{owner}", owner)
+
+
+_IN_SCHEMA: LiteralString = """FROM pg_namespace n
+    JOIN pg_depend e ON e.refclassid = 'pg_namespace'::regclass AND e.refobjid = n.oid
+      AND e.classid = '{catalog}'::regclass
+    JOIN {catalog} {as} ON {as}.oid = e.objid
+    WHERE n.nspname = %(runtime_schema)s"""
+
+
+def _in_schema(catalog: LiteralString, name: LiteralString) -> LiteralString:
+    """Through pg_depend: the catalogs have no index by schema, and hold what all tenants have."""
+    return _IN_SCHEMA.replace("{catalog}", catalog).replace("{as}", name)
+
+
+_OIDS: LiteralString = "ARRAY(SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s))"
 
 
 _SHARED: LiteralString = f"""jsonb_build_object(
@@ -26,19 +41,25 @@ _SHARED: LiteralString = f"""jsonb_build_object(
       'limit', r.rolconnlimit,
       'until', nullif(r.rolvaliduntil, 'infinity'),
       'comment', shobj_description(r.oid, 'pg_authid'),
-      'usable', pg_has_role(r.oid, 'USAGE'),
-      'settings', (SELECT coalesce(jsonb_object_agg(coalesce(d.datname, ''), to_jsonb(s.setconfig)), '{{}}')
-        FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase WHERE s.setrole = r.oid)
-    )), '{{}}') FROM pg_roles r WHERE r.rolname = ANY(%(roles)s) OR r.rolname = %(connect)s),
-  'members', (SELECT coalesce(jsonb_agg(jsonb_build_array(g.rolname, m.rolname, a.admin_option,
-      coalesce((to_jsonb(a) ->> 'inherit_option')::boolean, true))), '[]')
-    FROM pg_auth_members a JOIN pg_roles g ON g.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
-    WHERE (g.rolname = ANY(%(roles)s) OR m.rolname = ANY(%(roles)s)) AND m.rolname <> current_user),
+      'usable', pg_has_role(r.oid, 'USAGE')
+    )), '{{}}') FROM pg_roles r WHERE r.rolname = ANY(%(known)s)),
+  'grants', (SELECT pg_has_role(m.oid, c.oid, 'USAGE WITH ADMIN OPTION') FROM pg_roles m, pg_roles c
+    WHERE m.rolname = %(maker)s AND c.rolname = %(connect)s),
+  'made', (SELECT coalesce(jsonb_agg(DISTINCT pg_get_userbyid(a.roleid)), '[]') FROM pg_auth_members a
+    WHERE a.roleid = ANY({_OIDS}) AND a.member = (SELECT oid FROM pg_roles WHERE rolname = %(maker)s)),
+  'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(s.setrole), coalesce(d.datname, ''),
+      to_jsonb(s.setconfig))), '[]')
+    FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase WHERE s.setrole = ANY({_OIDS})),
+  'members', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(a.roleid), pg_get_userbyid(a.member),
+      a.admin_option, coalesce((to_jsonb(a) ->> 'inherit_option')::boolean, true))), '[]')
+    FROM (SELECT * FROM pg_auth_members WHERE roleid = ANY({_OIDS})
+      UNION SELECT * FROM pg_auth_members WHERE member = ANY({_OIDS})) a
+    WHERE a.member <> ALL(ARRAY(SELECT oid FROM pg_roles WHERE rolname IN (current_user, %(maker)s)))),
   'databases', (SELECT coalesce(jsonb_object_agg(d.datname, jsonb_build_object(
       'owner', pg_get_userbyid(d.datdba),
       'comment', shobj_description(d.oid, 'pg_database'),
       'open', d.datallowconn,
-      'acl', {acl_of("coalesce(d.datacl, acldefault('d', d.datdba))")}
+      'acl', {acl_of("coalesce(d.datacl, acldefault('d', d.datdba))", "d.datdba")}
     )), '{{}}') FROM pg_database d WHERE d.datname = ANY(%(databases)s))
 )"""  # noqa: S608 - only constants of this file
 
@@ -48,25 +69,22 @@ _INSIDE: LiteralString = f"""jsonb_build_object(
   'schemas', (SELECT coalesce(jsonb_object_agg(n.nspname, jsonb_build_object(
       'owner', pg_get_userbyid(n.nspowner),
       'comment', obj_description(n.oid, 'pg_namespace'),
-      'acl', {acl_of("coalesce(n.nspacl, acldefault('n', n.nspowner))")}
+      'acl', {acl_of("coalesce(n.nspacl, acldefault('n', n.nspowner))", "n.nspowner")}
     )), '{{}}') FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)),
   'relations', (SELECT coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
       'kind', c.relkind,
       'partition', c.relispartition,
       'owner', pg_get_userbyid(c.relowner),
-      'acl', {acl_of("c.relacl")}
-    )), '{{}}') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(runtime_schema)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')),
+      'acl', {acl_of("c.relacl", "c.relowner")}
+    )), '{{}}') {_in_schema("pg_class", "c")} AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')),
   'functions', (SELECT coalesce(jsonb_object_agg(p.oid::regprocedure::text, jsonb_build_object(
       'name', p.proname,
       'owner', pg_get_userbyid(p.proowner),
-      'acl', {acl_of("coalesce(p.proacl, acldefault('f', p.proowner))")}
-    )), '{{}}') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname = %(runtime_schema)s),
+      'acl', {acl_of("coalesce(p.proacl, acldefault('f', p.proowner))", "p.proowner")}
+    )), '{{}}') {_in_schema("pg_proc", "p")}),
   'defaults', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(d.defaclrole),
-      coalesce(n.nspname, ''), d.defaclobjtype, {acl_of("d.defaclacl")})), '[]')
-    FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
-    WHERE d.defaclrole IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s)))
+      coalesce(n.nspname, ''), d.defaclobjtype, {acl_of("d.defaclacl", "d.defaclrole")})), '[]')
+    FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE d.defaclrole = ANY({_OIDS}))
 )"""  # noqa: S608 - only constants of this file
 
 _ROWS: Mapping[str, tuple[LiteralString, LiteralString]] = {
@@ -119,7 +137,9 @@ def observe(
     )
     return statement, {
         "roles": list(things.roles),
+        "known": [*things.roles, CONNECT_ROLE, *things.makers],
         "connect": CONNECT_ROLE,
+        "maker": things.maker,
         "databases": list(databases),
         "schemas": list(schemas or ("public", *things.schemas)),
         "runtime_schema": things.runtime_schema,

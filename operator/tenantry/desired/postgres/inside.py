@@ -8,7 +8,7 @@ from psycopg import sql
 from tenantry.desired.database import DatabasePlan, Migration
 from tenantry.desired.postgres import audit
 from tenantry.desired.postgres.seen import Inside, SeenThing
-from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, statement, trusted
+from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, same, statement, trusted
 
 _KINDS: Mapping[str, sql.SQL] = {
     "r": sql.SQL("TABLES"),
@@ -68,8 +68,10 @@ def _defaults(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
         for kind in sorted(kinds | set(_BUILT_IN) | set(_FOR_THE_TENANT if owner == things.owner else ())):
             wanted = _FOR_THE_TENANT.get(kind, ()) if owner == things.owner else ()
             acl = rows.get((owner, "", kind), _BUILT_IN.get(kind, frozenset()))
-            prefix = statement("ALTER DEFAULT PRIVILEGES FOR ROLE {} ", owner)
-            found += grants(_KINDS[kind], {(things.login, p) for p in wanted}, acl, prefix)
+            granted = {(things.login, privilege) for privilege in wanted}
+            if not same(granted, acl):
+                prefix = statement("ALTER DEFAULT PRIVILEGES FOR ROLE {} ", owner)
+                found += grants(_KINDS[kind], granted, acl, prefix)
         for (role, schema, kind), acl in rows.items():
             if role == owner and schema:
                 prefix = statement("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} ", owner, schema)
@@ -88,11 +90,13 @@ def _schemas(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
         target = statement("SCHEMA {}", name)
         if schema is None:
             create = statement("CREATE SCHEMA {} AUTHORIZATION {}", name, owner)
-            rest = grants(target, wanted, frozenset())
-            yield Correction(f"schema {name}", (create, comment("SCHEMA", name, things.comment), *rest))
+            rest = (comment("SCHEMA", name, things.comment), *grants(target, wanted, frozenset()))
+            made: tuple[Statement, ...] = (create, statement("SET LOCAL ROLE {}", owner), *rest, sql.SQL("RESET ROLE"))
+            yield Correction(f"schema {name}", made, admin=True)
             continue
         if schema.owner != owner:
-            yield Correction(f"owner of schema {name}", (statement("ALTER SCHEMA {} OWNER TO {}", name, owner),))
+            back = statement("ALTER SCHEMA {} OWNER TO {}", name, owner)
+            yield Correction(f"owner of schema {name}", (back,), admin=True)
         if found := grants(target, wanted, schema.acl):
             yield Correction(f"grants on schema {name}", found)
 
@@ -125,41 +129,48 @@ def _migration(migration: Migration) -> tuple[Statement, Statement]:
 
 def _tables(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
     things = plan.things
-    fresh: list[Statement] = []
+    alike: dict[tuple[str, ...], list[str]] = {}
     for name in sorted(plan.grants.keys() - seen.relations.keys()):
-        wanted = {(things.group, privilege) for privilege in plan.grants[name]}
-        fresh += grants(_in_runtime_schema("TABLE {}", plan, name), wanted, frozenset())
+        alike.setdefault(plan.grants[name], []).append(name)
+    fresh: list[Statement] = []
+    for privileges, names in alike.items():
+        wanted = {(things.group, privilege) for privilege in privileges}
+        fresh += grants(_in_runtime_schema("TABLE {}", plan, *names), wanted, frozenset())
     if fresh:
         yield Correction(f"grants on the new tables of schema {things.runtime_schema}", tuple(fresh), drift=False)
     for name, relation in sorted(seen.relations.items()):
         if name not in plan.grants and relation.owner != things.runtime_owner:
             continue  # somebody else's, such as a superuser's; the schema keeps others away from it
-        target = _in_runtime_schema("SEQUENCE {}" if relation.kind == "S" else "TABLE {}", plan, name)
         wanted = {(things.group, privilege) for privilege in plan.grants.get(name, ())}
+        if relation.owner == things.runtime_owner and same(wanted, relation.acl):
+            continue
+        target = _in_runtime_schema("SEQUENCE {}" if relation.kind == "S" else "TABLE {}", plan, name)
         if found := _owned(target, wanted, relation, things.runtime_owner):
-            yield Correction(f"grants on table {things.runtime_schema}.{name}", found)
+            stolen = relation.owner != things.runtime_owner
+            yield Correction(f"grants on table {things.runtime_schema}.{name}", found, admin=stolen)
 
 
 def _functions(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
     things = plan.things
     execute = {(things.group, "EXECUTE")}
     known = {function.name for function in seen.functions.values()}
-    fresh: list[Statement] = []
-    for name in sorted(set(plan.functions) - known):
-        fresh += grants(_in_runtime_schema("ROUTINE {}", plan, name), execute, frozenset())
-    if fresh:
-        yield Correction(f"grants on the new functions of schema {things.runtime_schema}", tuple(fresh), drift=False)
+    if missing := sorted(set(plan.functions) - known):
+        fresh = grants(_in_runtime_schema("ROUTINE {}", plan, *missing), execute, frozenset())
+        yield Correction(f"grants on the new functions of schema {things.runtime_schema}", fresh, drift=False)
     for signature, function in sorted(seen.functions.items()):
         if function.name not in plan.functions and function.owner != things.runtime_owner:
             continue
-        target = statement("ROUTINE {signature}", signature=trusted(signature))
         wanted = execute if function.name in plan.functions else set()
+        if function.owner == things.runtime_owner and same(wanted, function.acl):
+            continue
+        target = statement("ROUTINE {signature}", signature=trusted(signature))
         if found := _owned(target, wanted, function, things.runtime_owner):
-            yield Correction(f"grants on function {things.runtime_schema}.{function.name}", found)
+            stolen = function.owner != things.runtime_owner
+            yield Correction(f"grants on function {things.runtime_schema}.{function.name}", found, admin=stolen)
 
 
-def _in_runtime_schema(text: LiteralString, plan: DatabasePlan, name: str) -> sql.Composed:
-    return sql.SQL(text).format(sql.Identifier(plan.things.runtime_schema, name))
+def _in_runtime_schema(text: LiteralString, plan: DatabasePlan, *names: str) -> sql.Composed:
+    return sql.SQL(text).format(sql.SQL(", ").join(sql.Identifier(plan.things.runtime_schema, n) for n in names))
 
 
 def _owned(target: sql.Composable, wanted: set[tuple[str, str]], seen: SeenThing, owner: str) -> tuple[Statement, ...]:

@@ -8,10 +8,17 @@ import hashlib
 import hmac
 
 ITERATIONS = 4096
-"""PostgreSQL's own default.  Our passwords hold 256 random bits, so that more rounds add nothing."""
+"""PostgreSQL's own default, for a login that any client may use: some JDBC drivers refuse fewer (RFC 7677)."""
+
+FEW = 1
+"""For a login that only the runtime uses, with libpq, which takes any number.
+
+Rounds slow down who guesses, and nobody guesses 256 random bits.  They cost about 1 ms of CPU each time, on both
+sides: of PostgreSQL also when it stores a verifier, since it tries the empty password against it.
+"""
 
 
-def verifier(password: str, role: str) -> str:
+def verifier(password: str, role: str, iterations: int = ITERATIONS) -> str:
     """``SCRAM-SHA-256$4096:salt$StoredKey:ServerKey`` of an ASCII password (others would need SASLprep).
 
     The salt is derived, so that equal passwords of a role give equal text.  That is sound only because the
@@ -20,11 +27,11 @@ def verifier(password: str, role: str) -> str:
     if not password.isascii():
         raise ValueError("a generated password has ASCII characters only")
     salt = _keyed(password, f"salt/{role}")[:16]
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     client = hmac.new(salted, b"Client Key", hashlib.sha256).digest()
     server = hmac.new(salted, b"Server Key", hashlib.sha256).digest()
     stored = hashlib.sha256(client).digest()
-    return f"SCRAM-SHA-256${ITERATIONS}:{_text(salt)}${_text(stored)}:{_text(server)}"
+    return f"SCRAM-SHA-256${iterations}:{_text(salt)}${_text(stored)}:{_text(server)}"
 
 
 def digest(password: str, role: str) -> str:

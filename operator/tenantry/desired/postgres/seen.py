@@ -54,7 +54,12 @@ class Shared:
     admin: str
     roles: Mapping[str, SeenRole]
     members: tuple[Membership, ...]
+    """Without the admin's own and the maker's."""
     databases: Mapping[str, SeenThing]
+    made: frozenset[str] = frozenset()
+    """The tenant's roles of which its maker is a member."""
+    maker_grants: bool = False
+    """Whether the maker may let roles connect."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,16 @@ class Inside:
 
 
 def shared(document: Mapping[str, Any]) -> Shared:
+    settings: dict[str, dict[str, dict[str, str]]] = {}
+    for role, database, lines in document["settings"]:
+        settings.setdefault(role, {})[database] = dict(line.split("=", 1) for line in lines)
     return Shared(
         admin=document["admin"],
-        roles={name: _role(role) for name, role in document["roles"].items()},
+        roles={name: _role(role, settings.get(name, {})) for name, role in document["roles"].items()},
         members=tuple(Membership(*row) for row in document["members"]),
         databases=_things(document["databases"]),
+        made=frozenset(document["made"]),
+        maker_grants=bool(document["grants"]),
     )
 
 
@@ -107,9 +117,7 @@ def inside(document: Mapping[str, Any], rows: Mapping[str, Any], *, readable: bo
         schemas=_things(document["schemas"]),
         relations=_things(document["relations"]),
         functions=_things(document["functions"]),
-        defaults=tuple(
-            DefaultAcl(role, schema, kind, _acl(acl, role)) for role, schema, kind, acl in document["defaults"]
-        ),
+        defaults=tuple(DefaultAcl(role, schema, kind, _acl(acl)) for role, schema, kind, acl in document["defaults"]),
         migrations=frozenset(rows.get("migrations") or ()),
         configuration=rows.get("configuration") or {},
         month=month,
@@ -120,16 +128,14 @@ def inside(document: Mapping[str, Any], rows: Mapping[str, Any], *, readable: bo
     )
 
 
-def _role(document: Mapping[str, Any]) -> SeenRole:
+def _role(document: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]) -> SeenRole:
     return SeenRole(
         flags=frozenset(name for name, on in document["flags"].items() if on),
         connection_limit=document["limit"],
         expires=document["until"] is not None,
         comment=document["comment"],
         usable=document["usable"],
-        settings={
-            database: dict(line.split("=", 1) for line in lines) for database, lines in document["settings"].items()
-        },
+        settings=settings,
     )
 
 
@@ -137,7 +143,7 @@ def _things(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, SeenThing]:
     return {
         name: SeenThing(
             owner=document["owner"],
-            acl=_acl(document["acl"], document["owner"]),
+            acl=_acl(document["acl"]),
             comment=document.get("comment"),
             open=document.get("open", True),
             name=document.get("name", name),
@@ -148,7 +154,5 @@ def _things(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, SeenThing]:
     }
 
 
-def _acl(rows: list[list[Any]], owner: str) -> Acl:
-    return frozenset(
-        (grantee, privilege, bool(grantable)) for grantee, privilege, grantable in rows if grantee != owner
-    )
+def _acl(rows: list[list[Any]]) -> Acl:
+    return frozenset((grantee, privilege, bool(grantable)) for grantee, privilege, grantable in rows)

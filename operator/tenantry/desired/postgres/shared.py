@@ -32,8 +32,9 @@ def foreign(plan: DatabasePlan, seen: Shared) -> tuple[str, str] | None:
     for name in plan.things.roles:
         if name in seen.roles and not plan.things.owns(seen.roles[name].comment):
             return f"Role {name}", Things.owner_said(seen.roles[name].comment)
-    if CONNECT_ROLE in seen.roles and seen.roles[CONNECT_ROLE].comment != CONNECT_COMMENT:
-        return f"Role {CONNECT_ROLE}", ""
+    for name in (CONNECT_ROLE, *plan.things.makers):
+        if name in seen.roles and seen.roles[name].comment != CONNECT_COMMENT:
+            return f"Role {name}", ""
     home = seen.databases.get(plan.database)
     if home and plan.isolation == "Database" and not owns_database(plan.things, home):
         return f"Database {plan.database}", Things.owner_said(home.comment)
@@ -43,6 +44,15 @@ def foreign(plan: DatabasePlan, seen: Shared) -> tuple[str, str] | None:
 def owns_database(things: Things, database: SeenThing) -> bool:
     """Ours by its comment, or made a moment ago: its owner is a role of ours and it has no comment yet."""
     return things.owns(database.comment) or (database.comment is None and database.owner == things.owner)
+
+
+def maker(plan: DatabasePlan, seen: Shared) -> str | None:
+    """In whose name the tenant's roles are made and changed; None: the admin's own, which made them.
+
+    A tenant that was there before there were makers stays the admin's.
+    """
+    there = seen.roles.keys() & set(plan.things.roles)
+    return plan.things.maker if there <= seen.made else None
 
 
 def corrections(plan: DatabasePlan, seen: Shared) -> list[Correction]:
@@ -67,17 +77,44 @@ def _region(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
             drift=False,
             shared=True,
         )
+    yield from _maker(plan, seen)
     acl = seen.databases[name].acl
     of_ours = frozenset(entry for entry in acl if entry[0] in ("", CONNECT_ROLE, *plan.things.roles))
     if found := grants(statement("DATABASE {}", name), {(CONNECT_ROLE, "CONNECT")}, of_ours):
         yield Correction(f"grants on database {name}", found, shared=True)
 
 
+def _maker(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
+    """Made for the first tenant that needs it."""
+    name = maker(plan, seen)
+    if name is None:
+        return
+    grant = "GRANT {} TO {} WITH ADMIN OPTION"
+    role = seen.roles.get(name)
+    if role is None:
+        made: list[Statement] = []
+        for new in (name for name in plan.things.makers if name not in seen.roles):
+            made.append(statement("CREATE ROLE {} WITH NOLOGIN INHERIT CREATEROLE ROLE CURRENT_USER", new))
+            made.append(comment("ROLE", new, CONNECT_COMMENT))
+            made.append(statement(grant, CONNECT_ROLE, new))
+        yield Correction(f"role {name}", tuple(made), drift=False, shared=True)
+        return
+    found: list[Statement] = []
+    if words := _attributes(role, frozenset({"inherit", "createrole"})):
+        found.append(statement("ALTER ROLE {} WITH {changes}", name, changes=sql.SQL(" ").join(words)))
+    if not role.usable:
+        found.append(statement("GRANT {} TO CURRENT_USER", name))
+    if not seen.maker_grants:
+        found.append(statement(grant, CONNECT_ROLE, name))
+    if found:
+        yield Correction(f"role {name}", tuple(found), shared=True)
+
+
 def _roles(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
     unusable = [r.name for r in plan.roles if r.name in seen.roles and not seen.roles[r.name].usable]
     missing = [role for role in plan.roles if role.name not in seen.roles]
     if missing:
-        made = tuple(_create(missing, plan.things))
+        made = tuple(_create(missing, plan.things, itself=maker(plan, seen) is None))
         yield Correction(f"roles {', '.join(role.name for role in missing)}", made)
     if unusable:
         whose = sql.SQL(", ").join(map(sql.Identifier, unusable))
@@ -87,36 +124,35 @@ def _roles(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
             yield from _role(plan.things, role, seen.roles[role.name])
 
 
-def _create(roles: Sequence[Role], things: Things) -> Iterator[Statement]:
-    """In few statements and in this order, the operator's own membership included.
+def _create(roles: Sequence[Role], things: Things, *, itself: bool) -> Iterator[Statement]:
+    """In few statements and in this order, the membership of who makes them included.
 
-    For each statement that changes a role PostgreSQL 16 and later goes through all roles that the operator may
-    administer, those of every tenant, and after each one that makes or grants a role it reads them all anew: at 2,000
-    tenants 5 and 50 ms.  A role that changes its own settings asks for no such look.
+    For each statement that changes a role PostgreSQL 16 and later goes through all roles that the current role may
+    administer, and after each one that makes or grants a role it reads them all anew.  `itself`: where that is the
+    admin, and so has many, a role changes its own settings, which asks for no such look.
     """
     for role in roles:
         changes: list[sql.Composable] = [sql.SQL("LOGIN INHERIT" if role.login else "NOLOGIN INHERIT")]
         if role.connection_limit != -1:
             changes.append(sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(role.connection_limit)))
         if role.login:
-            changes.append(sql.SQL("PASSWORD {}").format(sql.Literal(scram.verifier(role.password, role.name))))
+            changes.append(sql.SQL("PASSWORD {}").format(sql.Literal(_verifier(role))))
         yield statement(
             "CREATE ROLE {} WITH {changes} ROLE CURRENT_USER", role.name, changes=sql.SQL(" ").join(changes)
         )
     for role in roles:
         yield comment("ROLE", role.name, role_comment(things, role))
     for role in roles:
-        if role.settings:
+        if role.settings and itself:
             yield statement("SET LOCAL ROLE {}", role.name)
-            for name, value in role.settings.items():
-                yield statement("ALTER ROLE {} SET {} = {value}", role.name, name, value=sql.Literal(value))
+        for name, value in role.settings.items():
+            yield statement("ALTER ROLE {} SET {} = {value}", role.name, name, value=sql.Literal(value))
+        if role.settings and itself:
             yield sql.SQL("RESET ROLE")
 
 
 def _role(things: Things, role: Role, seen: SeenRole) -> Iterator[Correction]:
-    wanted = frozenset({"inherit", "login"} if role.login else {"inherit"})
-    words = [sql.SQL(_OFF[flag]) for flag in sorted(seen.flags - wanted)]
-    words += [sql.SQL(flag.upper()) for flag in sorted(wanted - seen.flags)]
+    words = _attributes(seen, frozenset({"inherit", "login"} if role.login else {"inherit"}))
     if seen.expires:
         words.append(sql.SQL("VALID UNTIL 'infinity'"))
     changes: list[sql.Composable] = list(words)
@@ -129,7 +165,7 @@ def _role(things: Things, role: Role, seen: SeenRole) -> Iterator[Correction]:
         )
     note = role_comment(things, role)
     if seen.comment != note:
-        secret = sql.Literal(scram.verifier(role.password, role.name)) if role.login else sql.SQL("NULL")
+        secret = sql.Literal(_verifier(role)) if role.login else sql.SQL("NULL")
         set_password = statement("ALTER ROLE {} WITH PASSWORD {secret}", role.name, secret=secret)
         yield Correction(
             f"password of role {role.name}",
@@ -138,6 +174,11 @@ def _role(things: Things, role: Role, seen: SeenRole) -> Iterator[Correction]:
         )
     if found := tuple(_settings(role, seen)):
         yield Correction(f"settings of role {role.name}", found)
+
+
+def _attributes(seen: SeenRole, wanted: frozenset[str]) -> list[sql.SQL]:
+    words = [sql.SQL(_OFF[flag]) for flag in sorted(seen.flags - wanted)]
+    return words + [sql.SQL(flag.upper()) for flag in sorted(wanted - seen.flags)]
 
 
 def role_comment(things: Things, role: Role) -> str:
@@ -182,7 +223,7 @@ def ahead(plan: DatabasePlan, seen: Shared) -> Logins | None:
 
 def reset_password(things: Things, role: Role) -> Correction:
     """For a role that may log in but is refused with its password."""
-    secret = sql.Literal(scram.verifier(role.password, role.name))
+    secret = sql.Literal(_verifier(role))
     return Correction(
         f"password of role {role.name}",
         (
@@ -190,6 +231,10 @@ def reset_password(things: Things, role: Role) -> Correction:
             comment("ROLE", role.name, role_comment(things, role)),
         ),
     )
+
+
+def _verifier(role: Role) -> str:
+    return scram.verifier(role.password, role.name, role.iterations)
 
 
 def _settings(role: Role, seen: SeenRole) -> Iterator[Statement]:
@@ -226,7 +271,7 @@ def _database(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
     database = seen.databases.get(name)
     if database is None:
         create = statement("CREATE DATABASE {} OWNER {} TEMPLATE template0 ALLOW_CONNECTIONS false", name, things.owner)
-        yield Correction(f"database {name}", (create,), alone=True)
+        yield Correction(f"database {name}", (create,), alone=True, admin=True)
         return
     found: list[Statement] = []
     if database.owner != things.owner:
@@ -238,4 +283,4 @@ def _database(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
     if not database.open:
         found.append(statement("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", name))
     if found:
-        yield Correction(f"grants on database {name}", tuple(found))
+        yield Correction(f"grants on database {name}", tuple(found), admin=True)

@@ -24,6 +24,8 @@ class Correction:
     """PostgreSQL refuses it inside a transaction."""
     shared: bool = False
     """It makes what all tenants share: it gets a transaction of its own, which others wait for."""
+    admin: bool = False
+    """Only the admin itself may do it, not a maker of roles in its name."""
     last: bool = False
     """It locks what all tenants share until the transaction ends, so it comes last in it."""
 
@@ -52,6 +54,11 @@ def role(name: str) -> sql.Composable:
 
 def comment(kind: LiteralString, name: str, text: str) -> sql.Composed:
     return statement("COMMENT ON {kind} {} IS {text}", name, kind=sql.SQL(kind), text=sql.Literal(text))
+
+
+def same(want: Iterable[tuple[str, str]], seen: Acl) -> bool:
+    """Whether `grants` has nothing to do; so that a steady tenant costs no statement that is thrown away."""
+    return seen == {(grantee, privilege, False) for grantee, privilege in want}
 
 
 def grants(
