@@ -12,7 +12,8 @@ from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.fence import Fence
 from tenantry.backends.inventory import Stored
 from tenantry.backends.postgres import archive, errors, observe, ownership, removal
-from tenantry.backends.postgres.connections import Admin, Connection, Connections, Session, Unreadable
+from tenantry.backends.postgres.connections import Admin, Connections, Session, Unreadable
+from tenantry.backends.postgres.deadline import Connection
 from tenantry.backends.postgres.inventory import inventory
 from tenantry.credentials import Logins, slot
 from tenantry.desired.database import DatabasePlan

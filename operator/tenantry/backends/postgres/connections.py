@@ -6,13 +6,10 @@ that a password is wrong; and after a restart of the server it hands out dead co
 
 import asyncio
 import contextlib
-import os
-import select
-import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import psycopg
 from psycopg import pq, sql
@@ -22,10 +19,8 @@ from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
 from tenantry.backends.fence import MESSAGE, Fence
 from tenantry.backends.postgres import errors
+from tenantry.backends.postgres.deadline import Connection, has_news, in_time
 from tenantry.desired.postgres.statements import Correction, Statement
-
-Connection = psycopg.AsyncConnection[TupleRow]
-Result = TypeVar("Result")
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 8.0
@@ -120,7 +115,7 @@ class Session:
                     await sink.write(data)
 
         try:
-            await _in_time(copy(), STATEMENT_SECONDS, self._connection, into._connection)
+            await in_time(copy(), STATEMENT_SECONDS, self._connection, into._connection)
         except psycopg.Error as error:
             raise errors.running(error, what) from None
 
@@ -221,7 +216,7 @@ class Connections:
     def _take(self) -> Connection | None:
         while self._idle:
             connection, _ = self._idle.pop()
-            if not connection.closed and not _has_news(connection):
+            if not connection.closed and not has_news(connection):
                 return connection
             connection.pgconn.finish()
         return None
@@ -297,43 +292,4 @@ def _joined(statements: Iterable[Statement]) -> Statement:
 async def _execute(
     connection: Connection, statement: Statement, values: Any, seconds: float
 ) -> psycopg.AsyncCursor[TupleRow]:
-    return await _in_time(connection.execute(statement, values), seconds, connection)
-
-
-async def _in_time(work: Coroutine[Any, Any, Result], seconds: float, *connections: Connection) -> Result:
-    """Ends in time even when the server does not: then the connections are cut.
-
-    Cancelling psycopg's own call would ask the server to cancel and wait for its answer.
-    """
-    task = asyncio.create_task(work)
-
-    def cut() -> None:
-        for connection in connections:
-            _cut(connection)
-
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-    except asyncio.CancelledError:
-        cut()
-        await asyncio.wait({task})
-        task.exception()
-        raise
-    if not done:
-        cut()
-        await asyncio.wait({task})
-        task.exception()
-        raise errors.slow(seconds)
-    return task.result()
-
-
-def _cut(connection: Connection) -> None:
-    """The waiting call then sees the end of the connection."""
-    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as own:
-        own.shutdown(socket.SHUT_RDWR)
-
-
-def _has_news(connection: Connection) -> bool:
-    """An idle connection has something to read only when the server has ended it."""
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return await in_time(connection.execute(statement, values), seconds, connection)
