@@ -52,7 +52,7 @@ def maker(plan: DatabasePlan, seen: Shared) -> str | None:
     A tenant that was there before there were makers stays the admin's.
     """
     there = seen.roles.keys() & set(plan.things.roles)
-    return plan.things.maker if there <= seen.made else None
+    return plan.things.maker if seen.made or not there else None
 
 
 def corrections(plan: DatabasePlan, seen: Shared) -> list[Correction]:
@@ -162,6 +162,7 @@ def _role(things: Things, role: Role, seen: SeenRole) -> Iterator[Correction]:
         yield Correction(
             f"attributes of role {role.name}",
             (statement("ALTER ROLE {} WITH {changes}", role.name, changes=sql.SQL(" ").join(changes)),),
+            admin=True,  # who takes CREATEDB away must have it
         )
     note = role_comment(things, role)
     if seen.comment != note:
