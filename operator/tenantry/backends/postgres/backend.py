@@ -22,7 +22,7 @@ from tenantry.desired.postgres import inside as insides
 from tenantry.desired.postgres import shared as shareds
 from tenantry.desired.postgres.archive import Ending
 from tenantry.desired.postgres.seen import Inside, Shared
-from tenantry.desired.postgres.statements import Correction
+from tenantry.desired.postgres.statements import Correction, as_member
 from tenantry.desired.postgres.things import Isolation, Policy, Things
 from tenantry_runtime.config import AccessKeyRow
 
@@ -138,8 +138,12 @@ class PostgresBackend:
 
     async def end_sessions(self, things: Things, generation: int) -> None:
         """Of the runtime's login of this generation, which may no longer log in."""
+        role = things.slot(slot(generation))
+        join, leave = as_member(role)
         async with self._connections.use() as session:
-            await removal.end_sessions(session, [things.slot(slot(generation))], [])
+            await session.run(join, what=f"a membership of {role}")
+            await removal.end_sessions(session, [role], [])
+            await session.run(leave, what=f"the end of the membership of {role}")
 
     async def sync_keys(self, plan: DatabasePlan, rows: Sequence[AccessKeyRow]) -> bool:
         """Make the tenant's keys exactly `rows`; whether anything was written.  Requires `ensure`.

@@ -8,7 +8,16 @@ from psycopg import sql
 from tenantry.desired.database import DatabasePlan, Migration
 from tenantry.desired.postgres import audit
 from tenantry.desired.postgres.seen import Inside, SeenThing
-from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, same, statement, trusted
+from tenantry.desired.postgres.statements import (
+    Correction,
+    Statement,
+    as_member,
+    comment,
+    grants,
+    same,
+    statement,
+    trusted,
+)
 
 _KINDS: Mapping[str, sql.SQL] = {
     "r": sql.SQL("TABLES"),
@@ -77,7 +86,8 @@ def _defaults(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
                 prefix = statement("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} ", owner, schema)
                 found += grants(_KINDS[kind], (), acl, prefix)
         if found:
-            yield Correction(f"default privileges of role {owner}", tuple(found))
+            made = as_member(owner, *found) if owner not in things.owners else tuple(found)
+            yield Correction(f"default privileges of role {owner}", made)
 
 
 def _schemas(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:

@@ -111,7 +111,7 @@ def _maker(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
 
 
 def _roles(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
-    unusable = [r.name for r in plan.roles if r.name in seen.roles and not seen.roles[r.name].usable]
+    unusable = [name for name in plan.things.owners if name in seen.roles and not seen.roles[name].usable]
     missing = [role for role in plan.roles if role.name not in seen.roles]
     if missing:
         made = tuple(_create(missing, plan.things, itself=maker(plan, seen) is None))
@@ -137,9 +137,9 @@ def _create(roles: Sequence[Role], things: Things, *, itself: bool) -> Iterator[
             changes.append(sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(role.connection_limit)))
         if role.login:
             changes.append(sql.SQL("PASSWORD {}").format(sql.Literal(_verifier(role))))
-        yield statement(
-            "CREATE ROLE {} WITH {changes} ROLE CURRENT_USER", role.name, changes=sql.SQL(" ").join(changes)
-        )
+        if itself or role.name in things.owners:
+            changes.append(sql.SQL("ROLE CURRENT_USER"))
+        yield statement("CREATE ROLE {} WITH {changes}", role.name, changes=sql.SQL(" ").join(changes))
     for role in roles:
         yield comment("ROLE", role.name, role_comment(things, role))
     for role in roles:

@@ -56,6 +56,12 @@ def comment(kind: LiteralString, name: str, text: str) -> sql.Composed:
     return statement("COMMENT ON {kind} {} IS {text}", name, kind=sql.SQL(kind), text=sql.Literal(text))
 
 
+def as_member(role: str, *statements: Statement) -> tuple[Statement, ...]:
+    """What takes the rights of a role of which the operator is no member for good."""
+    give, take = statement("GRANT {} TO CURRENT_USER", role), statement("REVOKE {} FROM CURRENT_USER", role)
+    return (give, *statements, take)
+
+
 def same(want: Iterable[tuple[str, str]], seen: Acl) -> bool:
     """Whether `grants` has nothing to do; so that a steady tenant costs no statement that is thrown away."""
     return seen == {(grantee, privilege, False) for grantee, privilege in want}

@@ -98,6 +98,11 @@ class Things:
         return int(hashlib.sha256(self.uid.encode()).hexdigest(), 16) % MAKERS
 
     @property
+    def owners(self) -> tuple[str, str]:
+        """Own what the tenant has.  Who makes the roles is a member of these two for good, of others when it must."""
+        return self.owner, self.runtime_owner
+
+    @property
     def logins(self) -> tuple[str, ...]:
         return self.login, *(self.slot(slot) for slot in SLOTS)
 
