@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from dev.cluster import postgres
-from tenantry.backends.postgres import Ahead, KeysAhead, PostgresBackend
+from tenantry.backends.postgres import Ahead, KeysAhead, PostgresBackend, connections
+from tenantry.backends.postgres.connections import Connections
 from tenantry.credentials import FIRST, Logins
 from tenantry_runtime.config import AccessKeyRow, key_sha256
 from tests.integration.postgres import support
@@ -81,6 +82,40 @@ async def test_a_steady_tenant_costs_one_query_and_no_write(server: postgres.Ser
     assert (await backend.ensure(tenant.plan(), logins=True)).corrected == ()
     assert all(statement.startswith("SELECT") for statement in statements)
     await backend.close()
+
+
+async def test_logins_are_tried_where_they_may_have_changed(
+    backend: PostgresBackend, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not right after they were made: a login costs the server about 8 ms."""
+    tried: list[str] = []
+    accepts = Connections.accepts
+
+    async def count(self: Connections, user: str, password: str, database: str) -> bool:
+        tried.append(user)
+        return await accepts(self, user, password, database)
+
+    monkeypatch.setattr(Connections, "accepts", count)
+    await backend.ensure(tenant.plan(), logins=True, new=True)
+    assert tried == []
+    await backend.ensure(tenant.plan(), logins=True)
+    assert tried == [tenant.things.login, tenant.things.slot("a")]
+
+
+async def test_a_burst_keeps_its_connections_for_a_while(
+    server: postgres.Server, backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants = [Tenant(server, "Schema").plan() for _ in range(6)]
+    monkeypatch.setattr(connections, "KEPT", 2)
+    await asyncio.gather(*(backend.ensure(plan) for plan in tenants))
+    there = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantry' AND usename = 'tenantry_admin'"
+    ((many,),) = server.sql(there)
+    assert many >= 6
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    await backend.ensure(tenants[0])
+    async with asyncio.timeout(30):
+        while server.sql(there)[0][0] > many - 4:
+            await asyncio.sleep(0.05)
 
 
 async def test_no_password_reaches_a_statement_or_the_log(server: postgres.Server, tenant: Tenant) -> None:
