@@ -13,8 +13,9 @@ ITERATIONS = 4096
 FEW = 1
 """For a login that only the runtime uses, with libpq, which takes any number.
 
-Rounds slow down who guesses, and nobody guesses 256 random bits.  They cost about 1 ms of CPU each time, on both
-sides: of PostgreSQL also when it stores a verifier, since it tries the empty password against it.
+Rounds slow down who guesses, and nobody guesses 256 random bits.  With 4096 a login costs the client 5.5 ms of CPU
+instead of 1.1 (libpq), and a new role 1 ms each the operator, which computes the verifier, and PostgreSQL, which tries
+the empty password against it.
 """
 
 
