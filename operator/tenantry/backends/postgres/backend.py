@@ -33,8 +33,11 @@ IN_USE = sql.SQL(
     " WHERE r.rolname = %(role)s AND r.rolcanlogin)"
 )
 
-PASSES = 6
-"""Looks until nothing differs: the longest way (what all share, roles, database, its grants) takes five."""
+PASSES = 8
+"""Looks until nothing differs: the longest way (what all share, roles, database, its grants) takes five.
+
+The others are for what many tenants at once make of what they share: the connecting role, and makers.
+"""
 
 
 class Ahead(Exception):
