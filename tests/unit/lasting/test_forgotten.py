@@ -53,7 +53,7 @@ class Stores:
         if tenant in self.refused:
             raise self.refused[tenant]
 
-    async def ensure(self, plan: Any, *, logins: bool = False) -> Any:
+    async def ensure(self, plan: Any, *, logins: bool = False, new: bool = False) -> Any:
         if isinstance(plan, VectorPlan):
             return VectorsSeen((), False)
         assert isinstance(plan, DatabasePlan)

@@ -241,7 +241,7 @@ class FakePostgres:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
 
-    async def ensure(self, plan: DatabasePlan, *, logins: bool = False) -> DatabaseSeen:
+    async def ensure(self, plan: DatabasePlan, *, logins: bool = False, new: bool = False) -> DatabaseSeen:
         await self.fleet.alive()
         world = self.fleet.worlds[plan.things.tenant]
         if found := shared.ahead(plan, Shared("admin", world.roles, (), {})):
