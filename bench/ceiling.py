@@ -68,11 +68,11 @@ def objects(name: str) -> list[dict[str, Any]]:
     ]
 
 
-def measure(folder: Path, count: int) -> Ceiling:
+def measure(folder: Path, count: int, *, apart: bool) -> Ceiling:
     """On a control plane of its own, with the same controllers running."""
     made = [objects(f"raw-{number}") for number in range(count)]
     tenants = [samples.manifest(f"raw-{number}") for number in range(count)]
-    with Plane(folder) as plane:
+    with Plane(folder, apart=apart) as plane:
         watch = Watch(plane, "/apis/apps/v1/deployments", available)
         before, began = processes.cpu_seconds(plane.pids()), time.monotonic()
         asyncio.run(_write(plane, tenants, made))

@@ -1,10 +1,15 @@
 """CPU and memory of programs with all their children, from /proc (Linux)."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+CORES = sorted(os.sched_getaffinity(0))
+HALVES = {*CORES[: len(CORES) // 2]} or {*CORES}, {*CORES[len(CORES) // 2 :]}
+"""The control plane's cores and everything else's, where the two are kept apart."""
 
 
 def _stat(pid: int) -> list[str]:
@@ -36,6 +41,25 @@ def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
             ticks += sum(int(field) for field in _stat(pid)[11:15])
         found[name] = ticks / TICKS
     return found
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[None]:
+    """This process, and what it starts meanwhile, leaves the control plane's cores alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, HALVES[1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def confine(pids: Iterable[int], cores: set[int]) -> None:
+    """Every thread of these processes runs on these cores only, and so do those that it starts."""
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), cores)
 
 
 def megabytes(pid: int) -> float:

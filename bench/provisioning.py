@@ -6,12 +6,13 @@ a real Milvus 2.3.5.  Standard output is the markdown of docs/performance.md; st
 """
 
 import argparse
+import contextlib
 import os
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-from bench import ceiling, operator_run
+from bench import ceiling, operator_run, processes
 from bench.ceiling import Ceiling
 from bench.operator_run import Planned, Run
 from bench.servers import Fault, Servers, say
@@ -24,14 +25,19 @@ def table(head: Cells, rows: list[Cells]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
-def sizes(base: Path, counts: list[int]) -> str:
+def sizes(base: Path, counts: list[int], *, apart: bool) -> str:
     """The rows of each N, the CPU by program, and the requests by verb and resource."""
+    with processes.beside() if apart else contextlib.nullcontext():
+        return _sizes(base, counts, apart)
+
+
+def _sizes(base: Path, counts: list[int], apart: bool) -> str:
     measured: list[tuple[Ceiling, Run]] = []
     for count in counts:
         say(f"{count} tenants: the ceiling")
-        most = ceiling.measure(base / f"raw-{count}", count)
+        most = ceiling.measure(base / f"raw-{count}", count, apart=apart)
         say(f"{count} tenants: the operator")
-        with Servers(base / f"size-{count}") as servers:
+        with Servers(base / f"size-{count}", apart=apart) as servers:
             run, replica = operator_run.fill(servers, [Planned(f"n{count}-{i}") for i in range(count)])
             operator_run.rest(servers, run, replica)
         measured.append((most, run))
@@ -142,16 +148,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.provisioning", description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="100, 500 and 2,000 tenants, and every kind of bad backend")
     parser.add_argument("--tenants", type=int, nargs="+", help="only these sizes")
+    parser.add_argument("--together", action="store_true", help="the control plane shares its cores with all else")
     parser.add_argument("--tiers", type=int, nargs=3, metavar=("FREE", "PRO", "ENTERPRISE"), help="only these tiers")
     parser.add_argument("--bad", type=int, metavar="TENANTS", help="only the bad backends, with so many tenants")
     options = parser.parse_args()
+    counts = options.tenants or ([100, 500, 2000] if options.full else [100])
     only = bool(options.tenants or options.tiers or options.bad)
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores that all programs share; load average before: {load:.1f}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="tenantry-bench-") as name:
         base = Path(name)
         if not only or options.tenants:
-            print(sizes(base, options.tenants or ([100, 500, 2000] if options.full else [100])), flush=True)
+            print(sizes(base, counts, apart=not options.together), flush=True)
         if not only or options.tiers:
             print(tiers(base, tuple(options.tiers or (240, 50, 10))), flush=True)
         if not only or options.bad:

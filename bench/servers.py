@@ -104,12 +104,19 @@ def faulty(port: int, fault: Fault) -> Proxy:
 class Plane(ControlPlane):
     """With controllers, scheduler and fake nodes, so that a Deployment becomes Available as in a real cluster."""
 
+    def __init__(self, folder: Path, *, apart: bool = False) -> None:
+        """`apart`: on cores of its own, so that nothing beside it takes its CPU, as on a machine of its own."""
+        super().__init__(folder)
+        self._apart = apart
+
     def start(self) -> None:
         super().start()
         self.start_controllers()
         golang.build("kwok")
         self.start_fake_nodes()
         self.install_crds()
+        if self._apart:
+            processes.confine(self.pids().values(), processes.HALVES[0])
 
 
 class Servers:
@@ -118,9 +125,11 @@ class Servers:
     `postgres_fault` and `milvus_fault` are what region `other` meets.
     """
 
-    def __init__(self, folder: Path, *, postgres_fault: Fault = "", milvus_fault: Fault = "") -> None:
+    def __init__(
+        self, folder: Path, *, apart: bool = False, postgres_fault: Fault = "", milvus_fault: Fault = ""
+    ) -> None:
         folder.mkdir(parents=True)
-        self.plane = Plane(folder / "plane")
+        self.plane = Plane(folder / "plane", apart=apart)
         self._database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
         self._vectors = milvus.Server(folder / "milvus", 0, settings=milvus.RAISED)
         self._folder = folder

@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
-NEW_SECONDS = 30.0
-CALM_SECONDS = 60.0
+NEW_SECONDS = 600.0
+"""Longer than a burst takes: its first tenants are Ready long before its last are begun."""
+CALM_SECONDS = NEW_SECONDS + 30.0
 
 
 class Queue:
