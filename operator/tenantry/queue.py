@@ -100,6 +100,11 @@ class Queue:
         self._failures.pop(key, None)
 
     @property
+    def crowded(self) -> bool:
+        """More wait than are worked on."""
+        return len(self._waiting) > self._workers
+
+    @property
     def idle(self) -> bool:
         return not self._waiting and not self._running
 

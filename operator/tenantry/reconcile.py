@@ -38,6 +38,10 @@ AT_ONCE = 0.01
 PASSING = frozenset({Reason.ROLLING_OUT, Reason.WAITING})
 PASSING_SECONDS = 5.0
 """How long a new tenant may wait for its Pods before the status says so."""
+CROWDED_SECONDS = 120.0
+"""The same while others wait in line: a burst is over sooner where nobody writes what passes."""
+ROLLOUT_SECONDS = 30.0
+"""How soon a rollout is looked at again without news: a watch tells of the Deployment at once."""
 
 
 class Reconciler:
@@ -155,20 +159,17 @@ class Reconciler:
 
     async def _finish(self, tenant: Tenant, report: Report) -> float | None:
         result = "ready" if report.ready else "stalled" if report.stalled else "waiting"
-        passes = (
-            result == "waiting"
-            and not report.rolled_back
-            and {o.reason for o in report.outcomes.values() if not o.good} <= PASSING
-        )
+        reasons = {o.reason for o in report.outcomes.values() if not o.good}
+        passes = result == "waiting" and not report.rolled_back and reasons <= PASSING
+        look = PASSING_SECONDS if Reason.WAITING in reasons else ROLLOUT_SECONDS
         self.metrics.reconciles.labels(result).inc()
         assert self.queue is not None
         if passes and (rest := self._passing_for(tenant)) > 0:
-            return rest
+            return min(rest, look)
         await self.teller.report(tenant, report)
         self._passing.pop(tenant.uid, None)
         if passes:
-            self._passing_for(tenant)
-            return PASSING_SECONDS
+            return look
         if report.rolled_back and report.rolled_back.state == "Removing":
             return DELETING_SECONDS
         if result == "waiting":
@@ -192,7 +193,8 @@ class Reconciler:
         if stored and stored.holds(Type.READY):
             return 0
         since = self._passing.setdefault(tenant.uid, time.monotonic())
-        return since + PASSING_SECONDS - time.monotonic()
+        crowded = self.queue is not None and self.queue.crowded
+        return since + (CROWDED_SECONDS if crowded else PASSING_SECONDS) - time.monotonic()
 
     # -- ceasing to be ------------------------------------------------------------------
 

@@ -63,6 +63,25 @@ async def test_a_key_is_never_worked_on_twice_at_once_and_an_event_meanwhile_is_
     assert most == 1
 
 
+async def test_it_is_crowded_while_more_wait_than_are_worked_on(running):
+    gate, seen = asyncio.Event(), []
+
+    async def work(key: str) -> None:
+        seen.append(queue.crowded)
+        await gate.wait()
+
+    queue = Queue(work, 2)
+    for number in range(6):
+        queue.add(f"n{number}")
+    running(queue)
+    await until(lambda: len(seen) == 2)
+    assert queue.crowded
+    gate.set()
+    await until(lambda: queue.idle)
+    assert not queue.crowded
+    assert seen[-2:] == [False, False]
+
+
 async def test_one_that_hangs_holds_up_nobody_else(running):
     done: list[str] = []
 
