@@ -17,7 +17,7 @@ from tenantry.backends.postgres.connections import Connections, Session
 from tenantry.desired.postgres import removal
 from tenantry.desired.postgres.archive import Ending
 from tenantry.desired.postgres.seen import Inside, Shared
-from tenantry.desired.postgres.things import Isolation, Policy, Things
+from tenantry.desired.postgres.things import CONNECT_ROLE, Isolation, Policy, Things
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,14 @@ async def _make_sure(connections: Connections, things: Things, said: errors.NoDa
                 "application": application,
                 "own": removal.databases(things, shared),
                 "roles": removal.roles(things, shared),
+                "connect": CONNECT_ROLE,
             }
-            ((there, elsewhere),) = await session.run(removal.AWAY, values, what="the look for the database")
+            ((there, elsewhere, known),) = await session.run(removal.AWAY, values, what="the look for the database")
     except BackendError as error:
         if error.reason is Reason.DATABASE_REFUSED:
             raise errors.unseen(application, ANOTHER) from None
         raise
-    if there:
+    if there or not known:  # a new server, before its backup is restored, shows nothing of what is gone
         raise said
     if elsewhere:
         raise errors.moved(application, ", ".join(elsewhere))

@@ -51,10 +51,12 @@ _SHARED: LiteralString = f"""jsonb_build_object(
       to_jsonb(s.setconfig))), '[]')
     FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase WHERE s.setrole = ANY({_OIDS})),
   'members', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(a.roleid), pg_get_userbyid(a.member),
-      a.admin_option, coalesce((to_jsonb(a) ->> 'inherit_option')::boolean, true))), '[]')
+      a.admin_option, coalesce((to_jsonb(a) ->> 'inherit_option')::boolean, true),
+      (SELECT g.rolname FROM pg_roles g WHERE g.oid = a.grantor))), '[]')
     FROM (SELECT * FROM pg_auth_members WHERE roleid = ANY({_OIDS})
       UNION SELECT * FROM pg_auth_members WHERE member = ANY({_OIDS})) a
-    WHERE a.member <> ALL(ARRAY(SELECT oid FROM pg_roles WHERE rolname IN (current_user, %(maker)s)))),
+    WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.member AND (r.rolname IN (current_user, %(maker)s)
+      OR r.rolcreaterole AND pg_has_role(r.oid, 'MEMBER')))),
   'databases', (SELECT coalesce(jsonb_object_agg(d.datname, jsonb_build_object(
       'owner', pg_get_userbyid(d.datdba),
       'comment', shobj_description(d.oid, 'pg_database'),

@@ -7,7 +7,7 @@ from psycopg import sql
 from tenantry.desired.postgres.seen import Inside, SeenThing, Shared
 from tenantry.desired.postgres.shared import owns_database
 from tenantry.desired.postgres.statements import Correction, Statement, comment, statement
-from tenantry.desired.postgres.things import Policy, Things
+from tenantry.desired.postgres.things import CONNECT_COMMENT, Policy, Things
 
 
 def roles(things: Things, seen: Shared) -> list[str]:
@@ -29,6 +29,9 @@ def lock_out(things: Things, own: Collection[str], seen: Shared) -> Correction |
     found: list[Statement] = []
     unusable = [name for name in own if not seen.roles[name].usable]
     if unusable:
+        maker = seen.roles.get(things.maker)
+        if maker and maker.comment == CONNECT_COMMENT and not maker.usable:
+            found.append(statement("GRANT {} TO CURRENT_USER", things.maker))
         found.append(statement("GRANT {roles} TO CURRENT_USER", roles=_list(unusable)))
     found += [statement("ALTER ROLE {} WITH NOLOGIN", name) for name in own if "login" in seen.roles[name].flags]
     return Correction(f"the logins of {things.schema}", tuple(found)) if found else None
@@ -53,10 +56,11 @@ AWAY = sql.SQL(
     "SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(application)s),"
     " ARRAY(SELECT DISTINCT d.datname::text FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid"
     " WHERE s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o' AND d.datname <> ALL(%(own)s)"
-    " AND s.refobjid IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s)) ORDER BY 1)"
+    " AND s.refobjid IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s)) ORDER BY 1),"
+    " EXISTS (SELECT FROM pg_roles WHERE rolname = %(connect)s)"
 )
-"""Whether the application database is there, and in which databases that are not the tenant's own (`own`) the roles
-own something."""
+"""Whether the application database is there, in which databases that are not the tenant's own (`own`) the roles own
+something, and whether tenants were ever made on this server."""
 
 
 def schemas(things: Things, seen: Inside, policy: Policy) -> list[Statement]:

@@ -45,6 +45,8 @@ class Membership:
     member: str
     admin: bool
     inherit: bool
+    grantor: str | None
+    """From 16 on a membership is taken back in this role's name only; None for one that is gone, which 15 allows."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Shared:
     admin: str
     roles: Mapping[str, SeenRole]
     members: tuple[Membership, ...]
-    """Without the admin's own and the maker's."""
+    """Without the admin's own, the maker's, and those of an admin before this one, of whom it is a member."""
     databases: Mapping[str, SeenThing]
     made: frozenset[str] = frozenset()
     """The tenant's roles of which its maker is a member."""

@@ -251,19 +251,24 @@ def memberships(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
     """For the end of the transaction: from 16 on PostgreSQL locks CONNECT_ROLE, which all tenants share, until then."""
     wanted = {(group, role.name) for role in plan.roles for group in role.member_of}
     fine = {(m.group, m.member) for m in seen.members if (m.group, m.member) in wanted and m.inherit and not m.admin}
-    wrong = [m for m in seen.members if (m.group, m.member) not in fine]
-    found = [_revoke(m) for m in dict.fromkeys(wrong)]
+    wrong = [m for m in seen.members if m.admin or (m.group, m.member) not in fine]
+    what = f"memberships of the roles of {plan.things.schema}"
+    if wrong:
+        # The admin has the rights of all whom it lets grant; a maker has its own only.
+        yield Correction(what, tuple(map(_revoke, dict.fromkeys(wrong))), admin=True, last=True)
+    found: list[Statement] = []
     missing = sorted(wanted - fine)
     for group in dict.fromkeys(group for group, _ in missing):
         whom = sql.SQL(", ").join(sql.Identifier(m) for g, m in missing if g == group)
         found.append(statement("GRANT {} TO {whom}", group, whom=whom))
     if found:
         # A grant locks the granted role, and one is every tenant's.
-        yield Correction(f"memberships of the roles of {plan.things.schema}", tuple(found), last=True)
+        yield Correction(what, tuple(found), last=True)
 
 
 def _revoke(membership: Membership) -> Statement:
-    return statement("REVOKE {} FROM {} CASCADE", membership.group, membership.member)
+    by = statement(" GRANTED BY {}", membership.grantor) if membership.grantor else sql.SQL("")
+    return statement("REVOKE {} FROM {}{by} CASCADE", membership.group, membership.member, by=by)
 
 
 def _database(plan: DatabasePlan, seen: Shared) -> Iterator[Correction]:
