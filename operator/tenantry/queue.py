@@ -3,7 +3,7 @@
 Keys of different groups (regions) wait in different lines, each with workers of its own: a region that hangs holds
 its own workers and nobody else's (M. Nygard, Release It!, "Bulkheads").  Within a line, what was begun is ended
 before new work is begun, and what nobody waits for (resyncs, retries) comes last; but nothing waits for ever, since
-each of these ranks is a number of seconds that others may come later and still go first.
+a rank is a number of seconds for which others may come later and still go first.
 """
 
 import asyncio
@@ -22,15 +22,19 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
+SOON_SECONDS = 30.0
+"""Rank of what serves and has changed, and of what was begun and is tried again."""
 NEW_SECONDS = 600.0
-"""Longer than a burst takes: its first tenants are Ready long before its last are begun."""
+"""Of what is not yet begun.  Longer than a burst takes: its first are ended long before its last are begun."""
 CALM_SECONDS = NEW_SECONDS + 30.0
+"""Of what nobody waits for."""
 
 
 class Queue:
     """`work(key)` returns the seconds after which to look again, or None; an exception backs off.
 
-    `workers`: keys of one group under way at once.  `begun(key)`: whether somebody waits for the end of its work.
+    `workers`: keys of one group under way at once.  `rank(key, calm)`: see above; `calm` where nothing has happened to
+    the key, but a time has come.
     """
 
     def __init__(
@@ -39,14 +43,14 @@ class Queue:
         workers: int,
         *,
         group: Callable[[str], str] = lambda key: "",
-        begun: Callable[[str], bool] = lambda key: False,
+        rank: Callable[[str, bool], float] = lambda key, calm: CALM_SECONDS if calm else NEW_SECONDS,
         depth: Callable[[int], None] = lambda number: None,
         rng: random.Random | None = None,
     ) -> None:
         self._work = work
         self._workers = workers
         self._group = group
-        self._begun = begun
+        self._rank = rank
         self._depth = depth
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._lines: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
@@ -61,7 +65,7 @@ class Queue:
         self._failures: dict[str, int] = {}
 
     def add(self, key: str, delay: float = 0, *, calm: bool = False) -> None:
-        """Put it in line, now or later.  The earliest of several wishes wins.  `calm`: nobody waits for it."""
+        """Put it in line, now or later.  The earliest of several wishes wins.  `calm`: nothing has happened to it."""
         if delay > 0:
             loop = asyncio.get_running_loop()
             due = loop.time() + delay
@@ -77,8 +81,7 @@ class Queue:
         if key in self._running:
             self._again.add(key)
             return
-        rank = CALM_SECONDS if calm else 0.0 if self._begun(key) else NEW_SECONDS
-        due = time.monotonic() + rank
+        due = time.monotonic() + self._rank(key, calm)
         if due < self._waiting.get(key, math.inf):
             self._waiting[key] = due
             group = self._group(key)

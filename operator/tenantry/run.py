@@ -28,7 +28,7 @@ from tenantry.events import Events
 from tenantry.handlers import Ended, Watches, WatchesFailed, resync, watch
 from tenantry.leader import Leader, LostLeadership
 from tenantry.metrics import Metrics
-from tenantry.queue import Queue
+from tenantry.queue import CALM_SECONDS, NEW_SECONDS, SOON_SECONDS, Queue
 from tenantry.reconcile import Reconciler
 from tenantry.regions import Regions
 from tenantry.resolve import region_name
@@ -80,14 +80,20 @@ class Operator:
         tenant = self.view.tenants.get(name)
         return region_name(tenant, self.view.regions) if tenant else ""
 
-    def _begun(self, name: str) -> bool:
-        """Claimed and never Ready, or being deleted: each further step is short, and somebody waits for the last."""
+    def _rank(self, name: str, calm: bool) -> float:
+        """First what is begun or ends, for each further step is short and somebody waits; then what serves."""
         tenant = self.view.tenants.get(name)
-        return tenant is not None and bool(tenant.metadata.finalizers) and not tenant.was_ready
+        claimed = tenant is not None and bool(tenant.metadata.finalizers)
+        if tenant and claimed and (tenant.metadata.deletion_timestamp or not tenant.was_ready):
+            return SOON_SECONDS if calm else 0.0
+        if calm:
+            return CALM_SECONDS
+        return SOON_SECONDS if claimed else NEW_SECONDS
 
     async def lead(self) -> None:
         """List, then reconcile for ever."""
         settings = self.settings
+        self.regions.keep(())  # what another replica changed in the stores meanwhile is not known
         derived = await installation.credentials(self.kubernetes, settings.namespace)
         keys = AccessKeys(self.kubernetes, self.view, derived, self.believed)
         rotations = Rotations(
@@ -116,7 +122,7 @@ class Operator:
             settings.resync_seconds,
         )
         queue = Queue(
-            reconciler, settings.workers, group=self._region, begun=self._begun, depth=self.metrics.queue_depth.set
+            reconciler, settings.workers, group=self._region, rank=self._rank, depth=self.metrics.queue_depth.set
         )
         self.queue = reconciler.queue = queue
         self.view.notify = queue.add

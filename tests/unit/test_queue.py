@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from tenantry.queue import LONGEST_BACKOFF_SECONDS, Queue
+from tenantry.queue import CALM_SECONDS, LONGEST_BACKOFF_SECONDS, NEW_SECONDS, Queue
 
 
 async def until(condition, seconds: float = 10) -> None:
@@ -197,10 +197,13 @@ async def test_work_ends_with_the_queue_and_nothing_fires_afterwards():
 async def test_what_was_begun_goes_first_then_what_is_new_then_what_nobody_waits_for(running):
     seen: list[str] = []
 
+    def rank(key: str, calm: bool) -> float:
+        return CALM_SECONDS if calm else 0 if key.startswith("begun") else NEW_SECONDS
+
     async def work(key: str) -> None:
         seen.append(key)
 
-    queue = Queue(work, 1, begun=lambda key: key.startswith("begun"))
+    queue = Queue(work, 1, rank=rank)
     queue.add("calm", calm=True)
     queue.add("new")
     queue.add("begun")

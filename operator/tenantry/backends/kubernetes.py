@@ -76,18 +76,22 @@ class KubernetesBackend(ApiServer):
         )
 
     def _wave(self, desired: Json) -> int:
-        """Namespaces, then what stands in them, then new quotas; nobody has rights before all of that is there.
+        """Namespaces, then what stands in them, then new quotas; nobody is given rights before all of that is there.
+
+        What is there already waits for nothing: an owner who goes loses the rights whatever else fails, and a quota
+        grows before the Pods that need it.
 
         While a quota is there, the API server writes its status for each object that it counts: some ten writes for
         a tenant whose quotas came first.
         """
         if desired["kind"] == kinds.NAMESPACE.kind:
             return 0
-        if desired["kind"] == "ResourceQuota" and not self.observed.note(desired).present:
-            return 2
-        if desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE:
-            return 3
-        return 1
+        there = self.observed.note(desired).present
+        if desired["kind"] == "ResourceQuota":
+            return 1 if there else 3
+        if desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE and not there:
+            return 4
+        return 2
 
     async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
         answers = await asyncio.gather(*(self._ensure(o, uid) for o in objects), return_exceptions=True)

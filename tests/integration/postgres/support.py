@@ -99,6 +99,7 @@ class Tenant:
             "a": self.things.slot("a"),
             "b": self.things.slot("b"),
             "maker": self.things.maker,
+            "other_maker": next(name for name in self.things.makers if name != self.things.maker),
             "database": self.database,
             **names,
         }

@@ -67,6 +67,11 @@ DRIFTS = {
     "membership gone": (AS_ADMIN + "REVOKE {group} FROM {a}", "memberships of the roles"),
     "membership of an owner": (AS_ADMIN + "GRANT {runtime_owner} TO {login}", "memberships of the roles"),
     "membership to pass on": (AS_ADMIN + "GRANT {group} TO {a} WITH ADMIN OPTION", "memberships of the roles"),
+    "membership of another maker": (AS_ADMIN + "GRANT {other_maker} TO {login}", "memberships of the roles"),
+    "the right to connect, to pass on": (
+        AS_ADMIN + "GRANT tenantry_connect TO {login} WITH ADMIN OPTION",
+        "memberships of the roles",
+    ),
     "the maker's membership": (AS_MAKER + "REVOKE {owner} FROM {maker}", "the operator's own membership"),
     "the maker's membership of the tables' owner": (
         AS_MAKER + "REVOKE {runtime_owner} FROM {maker}",
@@ -81,7 +86,14 @@ DRIFTS = {
 
 
 AT_BOTH_LEVELS = {"schema granted on", "attribute", "search_path in one database", "configuration gone"}
-AT_BOTH_LEVELS |= {"table granted", "membership of an owner", "database opened", "public opened"}
+AT_BOTH_LEVELS |= {
+    "table granted",
+    "membership of an owner",
+    "membership of another maker",
+    "database opened",
+    "public opened",
+    "the right to connect, to pass on",
+}
 CASES = [(level, drift) for level in support.LEVELS for drift in DRIFTS if level == "Schema" or drift in AT_BOTH_LEVELS]
 Made = dict[str, Tenant]
 
