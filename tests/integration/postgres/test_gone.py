@@ -133,3 +133,18 @@ async def test_an_audit_that_must_be_archived_waits_for_the_archive(
     kept = "SELECT event_type FROM tenantry_archive.audit WHERE tenant_uid = %s ORDER BY 1"
     assert server.sql(kept, (tenant.uid,), home) == [("configuration_change",), ("deletion",)]
     assert roles(tenant) == set()
+
+
+async def test_a_server_on_which_no_tenant_ever_was_shows_nothing(
+    server: postgres.Server, backend: PostgresBackend, home: str
+) -> None:
+    """As in a disaster, where the name already points to a new server and the backup is not restored yet."""
+    await filled(server, backend, home, "Schema")  # so that there is a role to take away
+    tenant = Tenant(server, "Schema", home=home)
+    server.sql(f"DROP DATABASE {home} WITH (FORCE)")
+    server.sql("ALTER ROLE tenantry_connect RENAME TO not_yet_restored")
+    try:
+        assert "create it" in await refused(backend, tenant, "Delete")
+    finally:
+        server.sql("ALTER ROLE not_yet_restored RENAME TO tenantry_connect")
+    await backend.remove(tenant.name, tenant.uid, tenant.level, "Delete")

@@ -141,3 +141,10 @@ async def test_somebody_elses_session_in_the_database_is_said(
         pass  # out of reach all the same
     await backend.remove(tenant.name, tenant.uid, "Database", "Delete")
     assert tenant.leftovers() == []
+
+
+async def test_the_admin_has_lost_its_maker(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    tenant.superuser(f"SET ROLE {postgres.ADMIN}; REVOKE {{maker}} FROM {postgres.ADMIN}")
+    await backend.remove(tenant.name, tenant.uid, tenant.level, "Delete")
+    assert tenant.leftovers() == []
