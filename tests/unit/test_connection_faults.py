@@ -168,3 +168,29 @@ async def test_nothing_but_leases_is_written_while_the_fence_is_shut() -> None:
         fence.open_until(clock() + 60)
         await ask(connection, "delete")
     assert server.asked == ["PATCH", "GET", "PATCH", "DELETE"]
+
+
+async def test_a_write_that_waited_for_a_connection_looks_at_the_fence_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CONNECTIONS", 1)
+    fence, held, go = Fence(), asyncio.Event(), asyncio.Event()
+    asked: list[str] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b" ")[0].decode())
+        held.set()
+        await go.wait()
+        writer.write(http(200, b"{}"))
+        writer.close()
+
+    async with served(handler, fence) as connection:
+        reading = asyncio.create_task(connection.request("get", PATH, resource="namespaces"))
+        await held.wait()
+        writing = asyncio.create_task(connection.request("create", PATH, resource="namespaces", body={}))
+        await asyncio.sleep(0.05)  # it passes the first look and waits
+        fence.open_until(clock() - 1)
+        go.set()
+        with pytest.raises(ApiError) as caught:
+            await writing
+        await reading
+    assert caught.value.reason == "Fenced"
+    assert asked == ["GET"]

@@ -27,6 +27,8 @@ CONNECTIONS = 32
 """At once, of which each watch holds one.  More are not faster (the API server is the bound), and each takes 256 KiB,
 asyncio's buffer for TLS, for good: the pool uses all of them in turn, so that under steady work none is ever idle.
 """
+LEASES = "/apis/coordination.k8s.io/"
+"""Written also while the fence is shut: that is how a replica comes to lead."""
 FIRST_PAUSE_SECONDS = 0.1
 ATTEMPTS = 4
 """Tries for a request that never reached the server or was told to come again (429, 503)."""
@@ -61,6 +63,23 @@ def ssl_context(made: Any) -> ssl.SSLContext:
     if made.cert_file:
         context.load_cert_chain(made.cert_file, made.key_file)
     return context
+
+
+class FencedConnector(aiohttp.TCPConnector):
+    """Looks at the fence when a connection is at hand, just before a request goes out: it may have waited for one."""
+
+    def __init__(self, fence: Fence, context: ssl.SSLContext) -> None:
+        super().__init__(ssl=context, limit=CONNECTIONS, keepalive_timeout=60)
+        self._fence = fence
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        connection = await super().connect(req, traces, timeout)
+        if self._fence.shuts_out and req.method != "GET" and not req.url.path.startswith(LEASES):
+            connection.release()
+            raise ApiError(0, "Fenced", MESSAGE)
+        return connection
 
 
 class Connection:
@@ -109,7 +128,7 @@ class Connection:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._ssl, limit=CONNECTIONS, keepalive_timeout=60),
+                connector=FencedConnector(self._fence, self._ssl),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, connect=10),
             )
         return self._session
