@@ -9,7 +9,7 @@ import pytest
 from kubernetes.client import Configuration
 
 from tenantry.backends import connection as connections
-from tenantry.backends.connection import ApiError, Connection
+from tenantry.backends.connection import LEASES, ApiError, Connection
 from tenantry.backends.fence import Fence, clock
 from tests.certificates import Authority
 
@@ -164,7 +164,7 @@ async def test_nothing_but_leases_is_written_while_the_fence_is_shut() -> None:
             assert raised.value.unavailable
         assert server.asked == ["PATCH"]
         await ask(connection, "get")
-        await connection.request("patch", PATH, resource="leases", body={})
+        await connection.request("patch", f"{LEASES}v1/namespaces/default/leases/x", resource="leases", body={})
         fence.open_until(clock() + 60)
         await ask(connection, "delete")
     assert server.asked == ["PATCH", "GET", "PATCH", "DELETE"]
