@@ -108,7 +108,7 @@ async def test_credentials_and_places_that_are_wrong(server: postgres.Server) ->
         (Admin(good.host, good.port, good.database, good.user, "wrong"), Reason.CREDENTIALS_MISSING, "Secret"),
         (Admin(good.host, good.port, good.database, "nobody_here", "x"), Reason.CREDENTIALS_MISSING, "Secret"),
         (Admin(good.host, good.port, "nowhere", good.user, good.password), Reason.DATABASE_REFUSED, "create it"),
-        (Admin(good.host, good.port, "postgres", good.user, good.password), Reason.DATABASE_REFUSED, "create it"),
+        (Admin(good.host, good.port, "postgres", good.user, good.password), Reason.DATABASE_REFUSED, "admin needs"),
         (Admin("no.such.host.invalid", 5432, "x", "x", "x"), Reason.DATABASE_UNAVAILABLE, "spec.postgres.host"),
     ):
         backend = PostgresBackend(admin)
