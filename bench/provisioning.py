@@ -27,11 +27,6 @@ def table(head: Cells, rows: list[Cells]) -> str:
 
 def sizes(base: Path, counts: list[int], *, apart: bool) -> str:
     """The rows of each N, the CPU by program, and the requests by verb and resource."""
-    with processes.beside() if apart else contextlib.nullcontext():
-        return _sizes(base, counts, apart)
-
-
-def _sizes(base: Path, counts: list[int], apart: bool) -> str:
     measured: list[tuple[Ceiling, Run]] = []
     for count in counts:
         say(f"{count} tenants: the ceiling")
@@ -159,7 +154,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tenantry-bench-") as name:
         base = Path(name)
         if not only or options.tenants:
-            print(sizes(base, counts, apart=not options.together), flush=True)
+            with contextlib.nullcontext() if options.together else processes.beside():
+                print(sizes(base, counts, apart=not options.together), flush=True)
         if not only or options.tiers:
             print(tiers(base, tuple(options.tiers or (240, 50, 10))), flush=True)
         if not only or options.bad:

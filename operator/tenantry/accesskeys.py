@@ -1,12 +1,11 @@
 """AccessKeys: a Secret beside each, a hash in the tenant's runtime schema, and `default` for every tenant."""
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from tenantry import keyturns, names, rotation
+from tenantry import keyturns, memo, names, rotation
 from tenantry.api import AccessKey, Reason
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import ACCESS_KEY, SECRET
@@ -17,7 +16,6 @@ from tenantry.credentials import Credentials
 from tenantry.desired import secrets
 from tenantry.keysaying import KeyTeller
 from tenantry.keyturns import Turn
-from tenantry.memo import Memo
 from tenantry.resolve import Resolved
 from tenantry.view import Unreadable, View
 from tenantry_runtime.config import AccessKeyRow, key_sha256
@@ -38,7 +36,7 @@ class AccessKeys:
         self._view = view
         self._derived = derived
         self._teller = KeyTeller(backend)
-        self._seen = Memo(believed_seconds)
+        self._seen = memo.Memo(believed_seconds)
         """Of a tenant its rows, of an AccessKey its Secret."""
         self.drifted: Callable[[], None] = lambda: None
         """Called for each thing of a key that somebody else had changed."""
@@ -120,7 +118,7 @@ class AccessKeys:
         for _ in range(2):
             now = rotation.clock()
             rows = [row for k in keys for row in self._rows(k, now)]
-            digest = hashlib.sha256(repr(rows).encode()).hexdigest()
+            digest = memo.digest(rows)
             if self._seen.holds(resolved.uid, _ROWS, digest):
                 return
             try:
@@ -219,7 +217,7 @@ class AccessKeys:
 
     async def _secret(self, resolved: Resolved, key: AccessKey, first: bool) -> None:
         desired = secrets.access_key(resolved, key, self._key(key), names.endpoint(resolved.name))
-        digest = hashlib.sha256(repr(desired).encode()).hexdigest()
+        digest = memo.digest(desired)
         if self._seen.holds(key.uid, SECRET.kind, digest):
             return
         made = first or not (key.status and key.status.secret_name)

@@ -1,7 +1,13 @@
 """What was seen to hold lately, so that an event on one thing costs no look at all the others."""
 
+import hashlib
 import time
 from collections.abc import Callable
+
+
+def digest(*parts: object) -> str:
+    """Of what `repr` shows of them; for comparison within one process."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class Memo:

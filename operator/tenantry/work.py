@@ -1,9 +1,9 @@
 """One reconcile of one tenant under way."""
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from tenantry import memo
 from tenantry.api import DataRegion, Tenant
 from tenantry.api.tenant import Pinned, RotatedCredentials
 from tenantry.backends.connection import Json
@@ -48,12 +48,8 @@ class Work:
 
     def digest(self, *more: object) -> str:
         if self._digested is None or self._digested[0] is not self.resolved:
-            self._digested = self.resolved, _digest(self.resolved)
-        return _digest(self._digested[1], *more)
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+            self._digested = self.resolved, memo.digest(self.resolved)
+        return memo.digest(self._digested[1], *more)
 
 
 def memory(backends: Backends) -> tuple[int, int]:

@@ -65,6 +65,10 @@ def ssl_context(made: Any) -> ssl.SSLContext:
     return context
 
 
+def _fenced(fence: Fence, method: str, path: str) -> bool:
+    return fence.shuts_out and method != "GET" and not path.startswith(LEASES)
+
+
 class FencedConnector(aiohttp.TCPConnector):
     """Looks at the fence when a connection is at hand, just before a request goes out: it may have waited for one."""
 
@@ -76,7 +80,7 @@ class FencedConnector(aiohttp.TCPConnector):
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> aiohttp.connector.Connection:
         connection = await super().connect(req, traces, timeout)
-        if self._fence.shuts_out and req.method != "GET" and not req.url.path.startswith(LEASES):
+        if _fenced(self._fence, req.method, req.url.path):
             connection.release()
             raise ApiError(0, "Fenced", MESSAGE)
         return connection
@@ -151,7 +155,7 @@ class Connection:
         data = json.dumps(body).encode() if body is not None else None
         pause = FIRST_PAUSE_SECONDS
         for attempt in range(1, ATTEMPTS + 1):
-            if self._fence.shuts_out and verb not in ("get", "list") and resource != "leases":
+            if _fenced(self._fence, method, path):
                 raise ApiError(0, "Fenced", MESSAGE)
             headers = {"Accept": "application/json"}
             if data is not None:

@@ -10,6 +10,8 @@ from tenantry.resolve import Problem, Resolved
 
 Json = dict[str, Any]
 
+NAME = "tenantry"
+"""Of what a namespace has one of: its quota, its limits, its network policy."""
 NAME_LABEL = "app.kubernetes.io/name"
 DIGEST_ANNOTATION = f"{names.GROUP}/spec-digest"
 """SHA-256 of the spec as it was applied: a field that is no longer wanted shows here, and nowhere else."""

@@ -15,13 +15,11 @@ from urllib.parse import urlsplit
 
 from tenantry import names
 from tenantry.api.region import Endpoint
-from tenantry.desired.meta import RUNTIME, WORKLOAD, DesiredError, Json, metadata
+from tenantry.desired.meta import NAME, RUNTIME, WORKLOAD, DesiredError, Json, metadata
 from tenantry.desired.options import Options
 from tenantry.desired.scrape import METRICS_PORT
 from tenantry.desired.workload import API_PORT
 from tenantry.resolve import Resolved
-
-NAME = "tenantry"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from tenantry.api import quantity
-from tenantry.desired.meta import Json, metadata
+from tenantry.desired.meta import NAME, Json, metadata
 from tenantry.resolve import Resolved
 
-NAME = "tenantry"
 MEBI = 2**20
 LIMITED_COUNTS = ("requests.storage", "persistentvolumeclaims", "services.nodeports", "services.loadbalancers")
 RUNTIME_EPHEMERAL_REQUEST = 64 * MEBI

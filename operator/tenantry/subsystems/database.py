@@ -9,6 +9,7 @@ from tenantry.api.tenant import Spend
 from tenantry.backends.postgres import Ahead
 from tenantry.credentials import Logins
 from tenantry.desired import configuration, database, secrets
+from tenantry.desired.database import DatabasePlan
 from tenantry.desired.postgres.things import Things
 from tenantry.outcomes import dollars, good, usable
 from tenantry.regions import Backends
@@ -26,19 +27,14 @@ class Database:
 
     async def ensure(self, work: Work, backends: Backends) -> Outcome:
         tools, uid = self._tools, work.resolved.uid
-        settings = configuration.configuration(work.resolved)
-        logins = await self._logins(work, backends)
-        plan = database.plan(work.resolved, tools.derived, settings, logins)
-        digest = work.digest(settings.digest(), logins, *memory(backends))
+        logins, plan, digest = await self._planned(work, backends)
         if not tools.verified.holds(uid, "database", digest):
             try:
                 seen = await backends.postgres.ensure(plan, logins=True, new=work.first)
             except Ahead as ahead:
                 work.turn = tools.rotations.found(work.tenant, ahead.logins, rotation.clock(), work.resolved)
                 logger.warning("The status has forgotten a rotation: generation %d is in use", work.turn.generation)
-                logins = await self._logins(work, backends)
-                plan = database.plan(work.resolved, tools.derived, settings, logins)
-                digest = work.digest(settings.digest(), logins, *memory(backends))
+                logins, plan, digest = await self._planned(work, backends)
                 seen = await backends.postgres.ensure(plan, logins=True)
             tools.drift("database", 0 if seen.created or work.rotating else len(seen.corrected))
             if seen.spent_nano is not None and seen.month:
@@ -54,6 +50,13 @@ class Database:
             tools.verified.note(uid, "database", digest)
         where = "a database of its own" if work.resolved.database_isolation == "Database" else "schemas of its own"
         return good(Type.DATABASE, f"PostgreSQL: {where}, with roles that reach nothing else")
+
+    async def _planned(self, work: Work, backends: Backends) -> tuple[Logins, DatabasePlan, str]:
+        """By whose turn it is now; and the digest of all that the plan is made of."""
+        settings = configuration.configuration(work.resolved)
+        logins = await self._logins(work, backends)
+        plan = database.plan(work.resolved, self._tools.derived, settings, logins)
+        return logins, plan, work.digest(settings.digest(), logins, *memory(backends))
 
     async def _logins(self, work: Work, backends: Backends) -> Logins:
         """Those to accept now; what drains is looked at each time."""

@@ -1,14 +1,13 @@
 """What every subsystem works with."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import Any
 
+from tenantry import memo
 from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.credentials import Credentials
 from tenantry.desired.options import Options
-from tenantry.memo import Memo
 from tenantry.metrics import Metrics
 from tenantry.regions import Regions
 from tenantry.rotation import Rotations
@@ -28,13 +27,13 @@ class Tools:
     derived: Credentials
     options: Options
     metrics: Metrics
-    verified: Memo
+    verified: memo.Memo
     rotations: Rotations
 
     async def secret(self, work: Work, desired: Json) -> None:
         """Have a Secret hold; it is read again only when it was not looked at for long."""
         uid, name = work.resolved.uid, f"secret/{desired['metadata']['namespace']}/{desired['metadata']['name']}"
-        digest = hashlib.sha256(repr(desired).encode()).hexdigest()
+        digest = memo.digest(desired)
         if self.verified.holds(uid, name, digest):
             return
         if how := await self.kubernetes.ensure_secret(desired, uid, first=work.first):

@@ -16,6 +16,7 @@ from tenantry.backends import kinds
 from tenantry.backends.apiserver import APPLY, JSON_PATCH, MERGE
 from tenantry.backends.connection import ApiError
 from tenantry.backends.kinds import ACCESS_KEY, CHILDREN, OWN, Kind
+from tests.mergepatch import merge
 
 Json = dict[str, Any]
 _KINDS = {k.path().split("?")[0]: k for k in kinds._BY_NAME.values()}
@@ -146,16 +147,3 @@ def _kind(path: str) -> Kind:
     at = parts.index("namespaces") if "namespaces" in parts and len(parts) - parts.index("namespaces") > 2 else 0
     whole = parts[:at] + parts[at + 2 :] if at else parts
     return _KINDS["/".join(whole[:-1])]
-
-
-def merge(target: Json, patch: Json) -> None:
-    """RFC 7386."""
-    for key, value in patch.items():
-        if value is None:
-            target.pop(key, None)
-        elif isinstance(value, dict):
-            if not isinstance(target.get(key), dict):
-                target[key] = {}
-            merge(target[key], value)
-        else:
-            target[key] = value

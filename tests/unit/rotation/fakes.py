@@ -41,6 +41,7 @@ from tenantry.sharedlogins import SharedLogins
 from tenantry.subsystems import Subsystems
 from tenantry.view import View
 from tests import samples
+from tests.mergepatch import merge
 
 Json = dict[str, Any]
 STALE = timedelta(seconds=90)
@@ -358,19 +359,6 @@ class FakeKubernetes:
         answer = copy.deepcopy(world.tenant)
         self.fleet.effect()
         return answer
-
-
-def merge(target: Json, patch: Json) -> None:
-    """RFC 7386."""
-    for key, value in patch.items():
-        if value is None:
-            target.pop(key, None)
-        elif isinstance(value, dict):
-            if not isinstance(target.get(key), dict):
-                target[key] = {}
-            merge(target[key], value)
-        else:
-            target[key] = value
 
 
 class FakeKeys:

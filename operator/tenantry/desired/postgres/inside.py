@@ -152,11 +152,11 @@ def _tables(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
         if name not in plan.grants and relation.owner != things.runtime_owner:
             continue  # somebody else's, such as a superuser's; the schema keeps others away from it
         wanted = {(things.group, privilege) for privilege in plan.grants.get(name, ())}
-        if relation.owner == things.runtime_owner and same(wanted, relation.acl):
+        stolen = relation.owner != things.runtime_owner
+        if not stolen and same(wanted, relation.acl):
             continue
         target = _in_runtime_schema("SEQUENCE {}" if relation.kind == "S" else "TABLE {}", plan, name)
         if found := _owned(target, wanted, relation, things.runtime_owner):
-            stolen = relation.owner != things.runtime_owner
             yield Correction(f"grants on table {things.runtime_schema}.{name}", found, admin=stolen)
 
 
@@ -171,11 +171,11 @@ def _functions(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
         if function.name not in plan.functions and function.owner != things.runtime_owner:
             continue
         wanted = execute if function.name in plan.functions else set()
-        if function.owner == things.runtime_owner and same(wanted, function.acl):
+        stolen = function.owner != things.runtime_owner
+        if not stolen and same(wanted, function.acl):
             continue
         target = statement("ROUTINE {signature}", signature=trusted(signature))
         if found := _owned(target, wanted, function, things.runtime_owner):
-            stolen = function.owner != things.runtime_owner
             yield Correction(f"grants on function {things.runtime_schema}.{function.name}", found, admin=stolen)
 
 
