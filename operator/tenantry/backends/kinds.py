@@ -56,6 +56,7 @@ CHILDREN = (
     Kind("v1", "LimitRange", "limitranges", exact=True),
     Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", exact=True),
     Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", exact=True),
+    Kind("v1", "ServiceAccount", "serviceaccounts"),
     Kind("v1", "Service", "services"),
     DEPLOYMENT,
     Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),

@@ -7,7 +7,7 @@ from tenantry.resolve import Resolved
 
 
 def namespace_objects(resolved: Resolved, options: Options) -> list[Json]:
-    """The namespaces, the operator's right to their Secrets, quotas, walls and the owners' rights.
+    """The namespaces, the operator's right to their Secrets, quotas, walls, the owners' rights, the runtime's identity.
 
     Raises DesiredError where the region's endpoints can't be put into a NetworkPolicy.
     """
@@ -17,6 +17,7 @@ def namespace_objects(resolved: Resolved, options: Options) -> list[Json]:
         *quota.workload_quotas(resolved),
         *quota.limit_ranges(resolved),
         *network.policies(resolved, options),
+        workload.service_account(resolved),
         *rbac.owner_bindings(resolved),
     ]
 

@@ -1,4 +1,4 @@
-"""The runtime's Deployment, Service and PodDisruptionBudget."""
+"""The runtime's ServiceAccount, Deployment, Service and PodDisruptionBudget."""
 
 from decimal import Decimal
 
@@ -52,6 +52,16 @@ def deployment(resolved: Resolved, options: Options, credentials_digest: str) ->
             "spec": spec,
         }
     )
+
+
+def service_account(resolved: Resolved) -> Json:
+    """Without rights or a token.  One of its own: a new namespace has `default` only after a while, and Pods wait."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": metadata(resolved, names.RUNTIME, resolved.runtime_namespace, {NAME_LABEL: APP}),
+        "automountServiceAccountToken": False,
+    }
 
 
 def service(resolved: Resolved) -> Json:
@@ -167,7 +177,7 @@ def _container(resolved: Resolved, options: Options) -> Json:
 
 def _pod(resolved: Resolved, options: Options, labels: dict[str, str]) -> Json:
     pod: Json = {
-        "serviceAccountName": "default",
+        "serviceAccountName": names.RUNTIME,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,

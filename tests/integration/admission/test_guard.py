@@ -31,6 +31,7 @@ WHOLE: dict[str, Object] = {
         "spec": {"limits": [{"type": "Container", "default": {"cpu": "1"}}]},
     },
     "Secret": {"apiVersion": "v1", "kind": "Secret", "stringData": {"api-key": "x"}},
+    "ServiceAccount": {"apiVersion": "v1", "kind": "ServiceAccount"},
     "Service": {"apiVersion": "v1", "kind": "Service", "spec": {"selector": {"app": "x"}, "ports": [{"port": 80}]}},
     "Deployment": {
         "apiVersion": "apps/v1",

@@ -14,6 +14,7 @@ NAMESPACED = (
     ("/api/v1", "secrets"),
     ("/api/v1", "resourcequotas"),
     ("/api/v1", "limitranges"),
+    ("/api/v1", "serviceaccounts"),
     ("/api/v1", "services"),
     ("/apis/apps/v1", "deployments"),
     ("/apis/networking.k8s.io/v1", "networkpolicies"),

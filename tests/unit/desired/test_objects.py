@@ -120,6 +120,10 @@ def pod(resolved, digest="digest"):
 def test_the_runtime_is_restricted_and_holds_no_token():
     spec = pod(samples.resolved("acme"))["spec"]
     assert spec["automountServiceAccountToken"] is False
+    accounts = [o for o in everything(samples.resolved("acme")) if o["kind"] == "ServiceAccount"]
+    assert [(a["metadata"]["name"], a["automountServiceAccountToken"]) for a in accounts] == [
+        (spec["serviceAccountName"], False)
+    ]
     assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] == 65532
