@@ -42,7 +42,15 @@ class Drifts:
         return self._rng.choice(sorted(found)) if found else None
 
     def _do_delete_object(self, tenant: str, _: str) -> None:
-        kinds = ("networkpolicies", "rolebindings", "resourcequotas", "limitranges", "services", "serviceaccounts", "secrets")
+        kinds = (
+            "networkpolicies",
+            "rolebindings",
+            "resourcequotas",
+            "limitranges",
+            "services",
+            "serviceaccounts",
+            "secrets",
+        )
         if path := self._pick(tenant, *kinds):
             self._world.remove(path)
 
