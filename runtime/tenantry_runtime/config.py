@@ -89,6 +89,9 @@ class ModelPrice(Model):
 
     input_nano: int = Field(ge=0)
     output_nano: int = Field(ge=0)
+    cached_input_nano: int | None = Field(
+        default=None, ge=0, description="For input that the provider had cached; None: as all other input."
+    )
 
 
 class UnitPrices(Model):
@@ -98,8 +101,8 @@ class UnitPrices(Model):
     vector_search_nano: int = Field(default=0, ge=0)
 
 
-class Limits(Model):
-    """None means without a limit."""
+class SubjectLimits(Model):
+    """What one user, or one key, may take of its tenant's limits.  None means without a limit of its own."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -107,10 +110,41 @@ class Limits(Model):
     concurrency: int | None = None
 
 
+class Limits(SubjectLimits):
+    """The tenant's own limits, and those of each of its users and keys."""
+
+    per_user: SubjectLimits | None = None
+    per_key: SubjectLimits | None = None
+
+
 class Budget(Model):
     monthly_nano: int = Field(ge=0, description="Nano-dollars a calendar month in `time_zone`.")
     time_zone: str = "UTC"
     on_exceeded: Literal["Block", "AlertOnly"] = "Block"
+    alert_at: tuple[int, ...] = Field(default=(), description="Percents of the budget, rising.")
+
+
+class Cache(Model):
+    """Which answers may be given a second time, to whom, and for how long."""
+
+    mode: Literal["All", "Deterministic", "Off"] = Field(
+        default="All", description="Deterministic: only requests at temperature 0."
+    )
+    scope: Literal["Tenant", "User"] = "Tenant"
+    ttl_seconds: int = Field(default=3600, ge=1)
+
+
+class LeakGuard(Model):
+    """What happens to what the guard finds, by kind."""
+
+    foreign_tenant: Literal["Block", "Redact", "Warn"] = "Block"
+    secrets: Literal["Redact", "Block", "Warn"] = "Redact"
+
+
+class Compliance(Model):
+    logging_level: Literal["Basic", "Detailed", "Full"] = "Basic"
+    audit_retention_days: int = Field(default=365, ge=1)
+    gdpr: bool = Field(default=False, description="Each read of personal data is an audit event too.")
 
 
 class Retrieval(Model):
@@ -156,6 +190,12 @@ class Configuration(Model):
     budget: Budget | None = None
     documents: Documents
     embedding: Embedding
+    cache: Cache = Cache()
+    leak_guard: LeakGuard = LeakGuard()
+    compliance: Compliance = Compliance()
+    conversations_retention_days: int | None = Field(
+        default=None, ge=1, description="Days after the last item of a conversation; None: kept until it is deleted."
+    )
 
     def canonical(self) -> str:
         """The row's JSON text; equal configurations have equal text."""
