@@ -1,4 +1,4 @@
-"""A streamed answer on its way from the provider to the client, settled wherever it ends."""
+"""A streamed answer on its way from the provider, settled wherever it ends."""
 
 import logging
 import time
@@ -17,22 +17,21 @@ log = logging.getLogger(__name__)
 
 
 class ChatStream:
-    """Asks the provider for usage always, and shows it to the client only where it asked."""
+    """Asks the provider for usage always; whoever sends the chunks on hides it from a client that did not ask."""
 
-    def __init__(self, call: Call, reservation: Reservation, estimate: int, include_usage: bool) -> None:
+    def __init__(self, call: Call, reservation: Reservation, estimate: int) -> None:
         self._call = call
         self._reservation = reservation
         self._estimate = estimate
-        self._include_usage = include_usage
         self._usage: Usage | None = None
         self._produced = 0
         self._started = False
         self._settled = False
 
-    async def events(self, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-        """The client's events, the last one ``[DONE]``, which it gets once the ledger has the call.
+    async def chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """The provider's chunks, and an object with `error` where it fails; ends once the ledger has the call.
 
-        Raises NotSentError before the first event, where the provider refuses.  Closed early (the client went
+        Raises NotSentError before the first chunk, where the provider refuses.  Closed early (the client went
         away), it stops the provider and settles what was produced.
         """
         service = self._call.service
@@ -41,26 +40,25 @@ class ChatStream:
             try:
                 async with service.provider.stream("/chat/completions", body) as payloads:
                     async for payload in payloads:
-                        event = self._event(payload)
-                        if event is not None:
-                            yield event
+                        chunk = self._chunk(payload)
+                        if chunk is not None:
+                            yield chunk
             except (aiohttp.ClientError, TimeoutError):
-                yield _error(errors.upstream_failed("The model provider's answer broke off. Try again."))
+                yield errors.upstream_failed("The model provider's answer broke off. Try again.").body()
             except errors.ApiError as error:
                 # The provider did not even begin in time: still an answer of its own, if nothing was sent yet.
                 if not self._started:
                     raise
-                yield _error(error)
+                yield error.body()
             await self._settle()
-            yield b"data: [DONE]\n\n"
         except NotSentError:
             sent = False
             raise
         finally:
             await self._settle(released=not sent)
 
-    def _event(self, payload: bytes) -> bytes | None:
-        """The event for the client; None for one that is only for us."""
+    def _chunk(self, payload: bytes) -> dict[str, Any] | None:
+        """The chunk, counted; None for what is none."""
         if not self._started:
             self._started = True
             took = time.monotonic() - self._call.started
@@ -73,17 +71,12 @@ class ChatStream:
         if not isinstance(chunk, dict):
             return None
         if chunk.get("error"):
-            return _error(errors.upstream_failed("The model provider failed in mid-answer. Try again."))
+            return errors.upstream_failed("The model provider failed in mid-answer. Try again.").body()
         for choice in chunk.get("choices") or []:
             self._count(choice.get("delta") if isinstance(choice, dict) else None)
         if usage := usage_of(chunk):
             self._usage = usage
-        if "usage" in chunk and not self._include_usage:
-            if not chunk.get("choices"):
-                return None
-            del chunk["usage"]
-            payload = orjson.dumps(chunk)
-        return b"data: " + payload + b"\n\n"
+        return chunk
 
     def _count(self, delta: Any) -> None:
         """Add what a piece holds, in characters: for an answer whose usage nobody tells."""
@@ -102,8 +95,3 @@ class ChatStream:
         if usage is None:
             usage = Usage() if released else Usage(self._estimate, -(-self._produced // 4), estimated=True)
         await self._call.settle(self._reservation, usage, released=released)
-
-
-def _error(error: errors.ApiError) -> bytes:
-    """What a client finds in a stream that fails: the SDK raises for an event with `error`."""
-    return b"data: " + orjson.dumps(error.body()) + b"\n\n"
