@@ -1,5 +1,6 @@
 """Level-triggered: look, compare, write what differs, look again."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ class PostgresBackend:
         fence: Fence | None = None,
     ) -> None:
         self._connections = Connections(admin, connection_class, fence)
+        self._sharing = asyncio.Lock()
 
     async def ensure(self, plan: DatabasePlan, *, logins: bool = False, new: bool = False) -> DatabaseSeen:
         """A steady tenant costs one query (at level Database one more, in its own database) and no write.
@@ -97,7 +99,7 @@ class PostgresBackend:
         `new`: the tenant is likely not there yet, which saves a query where it is so.
         Raises Ahead for a plan that would go back to logins whose time is over.
         """
-        work = _Work(plan, new)
+        work = _Work(plan, new, self._sharing)
         own = plan.isolation == "Database"
         async with self._connections.use() as session:
             _, inside = await work.converge(session, shared=True, inside=not own)
@@ -205,11 +207,12 @@ class PostgresBackend:
 
 
 class _Work:
-    """One `ensure`: the plan, and what was done for it."""
+    """One `ensure`: the plan, and what was done for it.  `sharing`: held while what all tenants share is made."""
 
-    def __init__(self, plan: DatabasePlan, new: bool) -> None:
+    def __init__(self, plan: DatabasePlan, new: bool, sharing: asyncio.Lock) -> None:
         self.plan = plan
         self._new = new
+        self._sharing = sharing
         self.done: list[Correction] = []
         self.kept_up: list[str] = []
         self._first: Shared | None = None
@@ -234,20 +237,34 @@ class _Work:
             if not differing:
                 return seen
             shared_by_all = [c for c in differing if c.shared]
-            together = shared_by_all or sorted((c for c in differing if not c.alone), key=lambda c: c.last)
+            together = sorted((c for c in differing if not c.alone), key=lambda c: c.last)
             try:
+                if shared_by_all:
+                    self.done += await self._share(session, shared, inside)
+                    continue
                 if together:
-                    await session.transact(together, None if shared_by_all else self._maker)
+                    await session.transact(together, self._maker)
                 else:
                     await session.correct(differing[0])
             except BackendError as error:
-                # Two tenants at once made what all share: the next look sees it.
+                # Another operator, or two tenants at once, made the same: the next look sees it.
                 if error.reason is not Reason.RETRYING or not session.idle:
                     raise
                 continue
             self.done += together or differing[:1]
-            self._new = bool(shared_by_all)
+            self._new = False
         raise errors.unmended(differing[0].what)
+
+    async def _share(self, session: Session, shared: bool, inside: bool) -> list[Correction]:
+        """Make what all tenants share, one at a time: who came first has often made it for those who waited."""
+        databases = (self.plan.application_database, self.plan.database)
+        async with self._sharing:
+            seen = await observe.everything(
+                session, self.plan.things, databases, shared=shared, inside=inside, new=self._new
+            )
+            missing = [c for c in self._compare(*seen) if c.shared]
+            await session.transact(missing)
+        return missing
 
     async def keep_up(self, session: Session, inside: Inside | None) -> None:
         """The audit's partitions.  A lock that can't be had is no failure: the next look tries again."""
