@@ -27,15 +27,19 @@ class Events:
         reason: str,
         message: str,
         namespace: str = "",
-    ) -> None:
-        """One event about one of our resources.  Those of cluster-scoped ones live in namespace default."""
+        once: str = "",
+    ) -> bool:
+        """One event about one of our resources, of which those of cluster-scoped ones live in namespace default.
+
+        `once`: the event's own name; another one of this name is not written.  Whether it is there.
+        """
         now = stamp(datetime.now(UTC))
         home = namespace or "default"
         about = {"apiVersion": names.API_VERSION, "kind": kind, "name": name, "uid": uid}
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{name}.", "namespace": home},
+            "metadata": {**({"name": once} if once else {"generateName": f"{name}."}), "namespace": home},
             "involvedObject": {**about, "namespace": namespace} if namespace else about,
             "type": level,
             "reason": reason,
@@ -51,3 +55,5 @@ class Events:
             await self._backend.create(EVENT, event)
         except ApiError as error:
             logger.warning("An event could not be written: %s", error.message)
+            return False
+        return True

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from tenantry import names, spending
 from tenantry import status as statuses
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
@@ -45,12 +46,7 @@ class Teller:
         stored = self._view.tenants.get(tenant.name)
         if stored is None or stored.uid != tenant.uid:
             return
-        old = stored.status.spend if stored.status else None
-        if report.spend and old and report.spend != old:
-            if time.monotonic() - self._spend.get(tenant.uid, -1e9) < statuses.SPEND_SECONDS:
-                report.spend = old
-            else:
-                self._spend[tenant.uid] = time.monotonic()
+        await self._money(stored, report)
         after = statuses.build(tenant, report, now)
         before = statuses.current(stored)
         patch = statuses.patch(before, after)
@@ -66,6 +62,37 @@ class Teller:
         current = self._view.tenants.get(tenant.name)
         if current and current.status:
             self._metrics.tell(tenant.name, current.status.conditions)
+
+    async def _money(self, tenant: Tenant, report: Report) -> None:
+        """The spend, where it is time to write it, and what it means for the budget.
+
+        A percent counts as told only once its Event is stored, which has a name of its own: who comes back to it
+        after a crash finds the Event there.
+        """
+        old = tenant.status.spend if tenant.status else None
+        new = report.spend or old
+        if new and old and new.month == old.month:
+            new = new.model_copy(update={"alerted": old.alerted})
+        budget = report.resolved.budget if report.resolved else None
+        reached = spending.due(budget, new)
+        if new and new != old:
+            news = old is None or reached or spending.judge(budget, new) != spending.judge(budget, old)
+            if not news and time.monotonic() - self._spend.get(tenant.uid, -1e9) < statuses.SPEND_SECONDS:
+                new = old
+            else:
+                self._spend[tenant.uid] = time.monotonic()
+        if budget and new:
+            told = [p for p in reached if await self._alert(tenant, spending.alert(budget, new, p), new.month, p)]
+            new = new.model_copy(update={"alerted": tuple(sorted({*new.alerted, *told}))})
+        report.spend = new
+        if report.resolved:
+            report.add(spending.judge(budget, new))
+
+    async def _alert(self, tenant: Tenant, text: str, month: str, percent: int) -> bool:
+        """Whether the Event is there."""
+        name = f"{tenant.name}.budget-{month}-{percent}.{names.short(tenant.uid)}"
+        reason = str(Reason.BUDGET_ALERT)
+        return await self._events.tell("Tenant", tenant.name, tenant.uid, "Warning", reason, text, once=name)
 
     async def _tell(self, tenant: Tenant, after: Json) -> None:
         before = tenant.conditions
@@ -93,7 +120,7 @@ class Teller:
         stored_conditions = statuses.current(stored).get("conditions", [])
         conditions = [
             *(c for c in made if c["type"] in told),
-            *(c for c in stored_conditions if c["type"] in statuses.SUBSYSTEMS),
+            *(c for c in stored_conditions if c["type"] in statuses.SAID),
         ]
         if conditions != stored_conditions:
             try:

@@ -15,6 +15,9 @@ Json = dict[str, Any]
 SUBSYSTEMS = (Type.COMPLIANT, Type.NAMESPACES, Type.DATABASE, Type.VECTORS, Type.RUNTIME)
 """In the order in which the first that fails gives `Ready` its reason."""
 
+SAID = (*SUBSYSTEMS, Type.WITHIN_BUDGET)
+"""What has a condition of its own; a spent budget leaves the tenant Ready, for all but model calls go on."""
+
 SPEND_SECONDS = 300
 """The spend is written at most once in this time."""
 
@@ -105,12 +108,12 @@ def conditions(report: Report, before: Iterable[Condition], generation: int, now
         if stalled
         else Outcome(Type.STALLED, "False", Reason.IN_FORCE, "Nothing asks for a person")
     )
-    made += [report.outcomes[t] for t in SUBSYSTEMS if t in report.outcomes]
+    made += [report.outcomes[t] for t in SAID if t in report.outcomes]
     old = {c.type: c for c in before}
     if report.problems and not report.rolled_back:
         # What was provisioned goes on as it was; its conditions still say so.
         done = {o.type for o in made}
-        for t in SUBSYSTEMS:
+        for t in SAID:
             if t not in done and t in old and old[t].last_transition_time:
                 c = old[t]
                 made.append(Outcome(t, c.status, known(c.reason), c.message))
@@ -165,7 +168,7 @@ def build(tenant: Tenant, report: Report, now: datetime) -> Json:
     status["secrets"] = list(report.secrets or (old.secrets if old and not gone else ()))
     spend = report.spend or (old.spend if old else None)
     if spend:
-        status["spend"] = spend.model_dump(by_alias=True)
+        status["spend"] = spend.model_dump(mode="json", by_alias=True)
     first = tenant.first_ready or (now if report.ready else None)
     if first:
         status["firstReadyAt"] = stamp(first)

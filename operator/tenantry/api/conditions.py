@@ -12,6 +12,7 @@ class Type(StrEnum):
     VECTORS = "VectorsReady"
     RUNTIME = "RuntimeReady"
     COMPLIANT = "Compliant"
+    WITHIN_BUDGET = "WithinBudget"
 
 
 class Reason(StrEnum):
@@ -21,6 +22,9 @@ class Reason(StrEnum):
     READY = "Ready"
     IN_FORCE = "InForce"
     SUSPENDED = "Suspended"
+    # Money: the tenant is Ready all the same.
+    BUDGET_ALERT = "BudgetAlert"
+    BUDGET_EXCEEDED = "BudgetExceeded"
     # On the way.
     PROVISIONING = "Provisioning"
     WAITING = "Waiting"

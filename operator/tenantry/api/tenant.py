@@ -24,6 +24,7 @@ from tenantry.api.tier import (
     Budget,
     DatabaseIsolation,
     Limits,
+    Percent,
     Quantity,
     QuotaOverride,
     Template,
@@ -227,7 +228,10 @@ class Spend(ApiModel):
     """What the month has cost so far."""
 
     month: str = Field(max_length=7, description="YYYY-MM in the budget's time zone.")
-    amount: str = Field(max_length=32, description="US dollars, settled and reserved.")
+    amount: str = Field(max_length=32, description="US dollars, settled.")
+    alerted: tuple[Percent, ...] = Field(
+        default=(), max_length=1000, description="Percents of the budget of which an Event has told this month."
+    )
 
 
 class RolledBack(ApiModel):

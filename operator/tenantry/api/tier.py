@@ -73,6 +73,9 @@ class Limits(ApiModel):
     )
 
 
+Percent = Annotated[int, Field(ge=1, le=1000)]
+
+
 class Budget(ApiModel):
     """Money for a calendar month."""
 
@@ -85,6 +88,13 @@ class Budget(ApiModel):
     )
     on_exceeded: Literal["Block", "AlertOnly"] | None = Field(
         default=None, description="Block (the default) refuses calls that the budget can't pay."
+    )
+    alert_at: tuple[Percent, ...] | None = Field(
+        default=None,
+        max_length=10,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="Percents of the budget at which an Event on the Tenant and its condition WithinBudget say so, "
+        "once a month each.",
     )
 
 

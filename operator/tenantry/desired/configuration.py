@@ -48,6 +48,7 @@ def configuration(resolved: Resolved) -> config.Configuration:
             monthly_nano=config.nano_dollars(budget.monthly),
             time_zone=budget.time_zone or "UTC",
             on_exceeded=budget.on_exceeded or "Block",
+            alert_at=tuple(sorted(budget.alert_at or ())),
         ),
         documents=config.Documents(
             max_files=resolved.documents.files,
