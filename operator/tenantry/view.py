@@ -163,6 +163,8 @@ class View:
 
 def _read(kind: Kind, obj: Json) -> Resource | Unreadable:
     model, meta = _MODELS[kind.kind], obj["metadata"]
+    if kind is TENANT:
+        obj = {**obj, "metadata": {**meta, "changedBy": _changed_by(meta)}}
     try:
         return model.model_validate(obj)
     except ValidationError as error:
@@ -185,6 +187,16 @@ def _read(kind: Kind, obj: Json) -> Resource | Unreadable:
     return Unreadable(
         str(meta.get("uid", "")), int(meta.get("generation", 0)), f"{where}: {problem['msg']}", tuple(conditions)
     )
+
+
+def _changed_by(meta: Json) -> str:
+    """The field manager that wrote to the spec last, by the name that it gave the API server; empty if unknown."""
+    found = [
+        (str(m.get("time", "")), str(m.get("manager", ""))[:128])
+        for m in meta.get("managedFields") or ()
+        if "f:spec" in (m.get("fieldsV1") or {})
+    ]
+    return max(found, default=("", ""))[1]
 
 
 def _conditions(obj: Json) -> list[Any]:

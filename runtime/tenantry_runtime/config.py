@@ -13,7 +13,7 @@ upgraded goes on with the image that is there, and the other way round.
 
 import hashlib
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -193,6 +193,11 @@ class Configuration(Model):
     cache: Cache = Cache()
     leak_guard: LeakGuard = LeakGuard()
     compliance: Compliance = Compliance()
+    spec: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What else the Tenant's spec says, as on the wire.  The service has no use for it; it is here so "
+        "that each change of the Tenant is a change of this row, which is audited in the same transaction.",
+    )
     conversations_retention_days: int | None = Field(
         default=None, ge=1, description="Days after the last item of a conversation; None: kept until it is deleted."
     )

@@ -27,6 +27,24 @@ def test_a_change_concerns_its_tenant_and_a_status_alone_nobody():
     assert view.put(TENANT, tenant(version=3, suspended=True)) == {"acme"}
 
 
+def test_who_wrote_to_a_tenants_spec_last_is_known_by_the_field_manager():
+    view = View()
+    made = tenant()
+
+    def entry(manager, time, **fields):
+        return {"manager": manager, "time": f"2026-11-22T{time}:00Z", "operation": "Apply", "fieldsV1": fields}
+
+    made["metadata"]["managedFields"] = [
+        entry("argocd", "10:00", **{"f:spec": {"f:tier": {}}}),
+        entry("kubectl", "11:00", **{"f:spec": {"f:suspended": {}}}),
+        entry("tenantry", "12:00", **{"f:metadata": {"f:finalizers": {}}}),
+    ]
+    view.put(TENANT, made)
+    assert view.tenants["acme"].metadata.changed_by == "kubectl"
+    view.put(TENANT, tenant("restored"))
+    assert view.tenants["restored"].metadata.changed_by == ""
+
+
 def test_a_late_event_does_not_undo_a_later_answer():
     view = View()
     view.put(TENANT, tenant(version=5, suspended=True))

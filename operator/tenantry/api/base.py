@@ -89,6 +89,9 @@ class Meta(ApiModel):
     finalizers: tuple[str, ...] = ()
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
+    changed_by: str = Field(
+        default="", description="The field manager that wrote to the spec last; the view fills it in for Tenants."
+    )
 
 
 class SecretReference(ApiModel):

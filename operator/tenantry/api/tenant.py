@@ -127,6 +127,11 @@ class Compliance(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "set"},
         description="HIPAA demands a region in the US. With any of them the audit outlives a deleted tenant.",
     )
+    logging_level: Literal["Basic", "Detailed", "Full"] = Field(
+        default="Basic",
+        description="What an audit row has beside who did what, to what and with which outcome. Detailed: parameters, "
+        "ids, tokens, and the values of changed settings. Full: also bodies, with secrets redacted.",
+    )
     audit_retention_days: int | None = Field(
         default=None,
         ge=1,

@@ -61,6 +61,12 @@ def configuration(resolved: Resolved) -> config.Configuration:
                 "metric": resolved.vectors.metric,
             }
         ),
+        compliance=config.Compliance(
+            logging_level=resolved.compliance.logging_level,
+            audit_retention_days=resolved.compliance.retention_days,
+            gdpr="GDPR" in resolved.compliance.certifications,
+        ),
+        spec=dict(resolved.beside),
     )
 
 

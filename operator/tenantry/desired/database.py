@@ -71,6 +71,12 @@ class DatabasePlan:
     audit_retention_days: int
     logins: Logins
     """Of the runtime's two, which may log in."""
+    changed_by: str = ""
+    """The field manager that wrote to the Tenant's spec last."""
+    generation: int = 0
+    """The Tenant's; one that stays the same says that a change came from the tier or the region."""
+    values: bool = False
+    """Whether the audit of a change has the values too, not only which fields changed."""
 
     @property
     def database(self) -> str:
@@ -83,6 +89,9 @@ def plan(
     credentials: Credentials,
     configuration: Configuration,
     logins: Logins = FIRST,
+    *,
+    changed_by: str = "",
+    generation: int = 0,
 ) -> DatabasePlan:
     """`logins`: which of the runtime's two may log in; both while a rotation is under way."""
     things = Things(resolved.name, resolved.uid)
@@ -126,8 +135,11 @@ def plan(
         functions=runtime_migrations.FUNCTIONS,
         configuration=configuration.canonical(),
         configuration_digest=configuration.digest(),
-        audit_retention_days=resolved.audit_retention_days,
+        audit_retention_days=resolved.compliance.retention_days,
         logins=logins,
+        changed_by=changed_by,
+        generation=generation,
+        values=configuration.compliance.logging_level != "Basic",
     )
 
 

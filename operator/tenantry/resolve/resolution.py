@@ -1,13 +1,22 @@
 """Everything about a tenant at once."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from tenantry import names
 from tenantry.api.conditions import Reason
 from tenantry.api.region import DataRegion
-from tenantry.api.tenant import Pinned, Tenant
+from tenantry.api.tenant import Pinned, Tenant, TenantSpec
 from tenantry.api.tier import TenantTier
 from tenantry.resolve import models, overrides
 from tenantry.resolve.placement import choose_region
 from tenantry.resolve.resolved import Problem, Resolved, Workload
+
+_TOLD = {
+    **dict.fromkeys(("display_name", "tier", "region", "suspended", "ai"), True),
+    "compliance": {"logging_level"},
+}
+"""Fields of a Tenant's spec that its runtime's configuration has."""
 
 
 def resolve(
@@ -71,11 +80,17 @@ def resolve(
         limits=limits,
         budget=budget,
         documents=tier.spec.documents,
-        audit_retention_days=spec.compliance.retention_days,
+        compliance=spec.compliance,
         replicas=spec.runtime.replicas.min if spec.runtime.replicas else tier.spec.runtime.replicas,
         resources=resources,
+        beside=_beside(spec),
         notes=_notes(tier, pinned),
     )
+
+
+def _beside(spec: TenantSpec) -> Mapping[str, Any]:
+    said = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_TOLD)
+    return {name: value for name, value in said.items() if value != {}}
 
 
 def _notes(tier: TenantTier, pinned: Pinned | None) -> tuple[str, ...]:

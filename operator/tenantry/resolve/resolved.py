@@ -1,11 +1,13 @@
 """What a tenant comes down to, and what is said of one that comes down to nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tenantry import names
 from tenantry.api.conditions import Reason
 from tenantry.api.region import DataRegionSpec
-from tenantry.api.tenant import Owner, Pinned, Retrieval
+from tenantry.api.tenant import Compliance, Owner, Pinned, Retrieval
 from tenantry.api.tier import (
     Budget,
     DatabaseIsolation,
@@ -72,9 +74,11 @@ class Resolved:
     limits: Limits
     budget: Budget | None
     documents: Documents
-    audit_retention_days: int
+    compliance: Compliance
     replicas: int
     resources: ResourceAmounts
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What the Tenant's spec says and the runtime's configuration does not, as on the wire: for the audit."""
     notes: tuple[str, ...] = field(default=())
     """Sentences for the status: what differs from the tier, and why."""
 

@@ -55,7 +55,15 @@ class Database:
         """By whose turn it is now; and the digest of all that the plan is made of."""
         settings = configuration.configuration(work.resolved)
         logins = await self._logins(work, backends)
-        plan = database.plan(work.resolved, self._tools.derived, settings, logins)
+        meta = work.tenant.metadata
+        plan = database.plan(
+            work.resolved,
+            self._tools.derived,
+            settings,
+            logins,
+            changed_by=meta.changed_by,
+            generation=meta.generation,
+        )
         return logins, plan, work.digest(settings.digest(), logins, *memory(backends))
 
     async def _logins(self, work: Work, backends: Backends) -> Logins:

@@ -39,7 +39,9 @@ def test_what_compliance_keeps_outlives_the_tenant(operator):
         ("configuration_change", "update"),
         ("deletion", "delete"),
     ]
-    assert [details["fields"] for _, action, details in archived["audited-one"] if action == "update"] == [["prompt"]]
+    assert [details["fields"] for _, action, details in archived["audited-one"] if action == "update"] == [
+        ["prompt.custom_instructions"]
+    ]
     assert sorted(action for _, action, _ in archived["audited-own"]) == ["create", "delete"]
     assert archived["audited-not"] == []
     status, said = world.scan()

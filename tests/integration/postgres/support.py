@@ -37,8 +37,11 @@ def resolved(name: str, uid: str, level: str, replicas: int = 1) -> Resolved:
     return replace(_sample(), name=name, uid=uid, database_isolation=cast(Any, level), replicas=replicas)
 
 
-def configuration(name: str, uid: str, instructions: str = "100% polite; don't \\ guess") -> config.Configuration:
+def configuration(
+    name: str, uid: str, instructions: str = "100% polite; don't \\ guess", **more: Any
+) -> config.Configuration:
     return config.Configuration(
+        **more,
         tenant=name,
         tenant_uid=uid,
         display_name=name,

@@ -15,6 +15,7 @@ from dev.cluster import postgres
 from tenantry.backends.postgres import PostgresBackend
 from tenantry.desired.database import DatabasePlan
 from tenantry.desired.postgres import audit
+from tenantry_runtime.config import Budget, Prompt
 from tests.integration.postgres import support
 from tests.integration.postgres.support import Tenant
 
@@ -248,7 +249,7 @@ async def test_a_change_of_the_configuration_is_one_row(server: postgres.Server,
     assert changes(tenant) == [("create", "tenantry", {"newDigest": first.configuration_digest})]
     await asyncio.gather(one.ensure(second), two.ensure(second))
     digests = {"oldDigest": first.configuration_digest, "newDigest": second.configuration_digest}
-    assert changes(tenant)[1:] == [("update", "tenantry", {**digests, "fields": ["prompt"]})]
+    assert changes(tenant)[1:] == [("update", "tenantry", {**digests, "fields": ["prompt.custom_instructions"]})]
     assert "secret-word" not in repr(changes(tenant))
 
     tenant.superuser("UPDATE {runtime}.configuration SET document = 'no JSON'")
@@ -258,6 +259,43 @@ async def test_a_change_of_the_configuration_is_one_row(server: postgres.Server,
     assert len(changes(tenant)) == 3
     await one.close()
     await two.close()
+
+
+async def test_a_change_says_where_and_from_detailed_on_what(backend: PostgresBackend, tenant: Tenant) -> None:
+    def plan(level: str, **more: Any) -> DatabasePlan:
+        made = support.configuration(tenant.name, tenant.uid, "Keep secret-word.", compliance={"logging_level": level})
+        settings = made.model_copy(update=more)
+        return replace(
+            tenant.plan(),
+            configuration=settings.canonical(),
+            configuration_digest=settings.digest(),
+            values=level != "Basic",
+            changed_by="it's \\ kubectl",
+            generation=7,
+        )
+
+    async def last(wanted: DatabasePlan) -> dict[str, Any]:
+        await backend.ensure(wanted)
+        return {k: v for k, v in changes(tenant)[-1][2].items() if not k.endswith("Digest")}
+
+    who = {"manager": "it's \\ kubectl", "generation": 7}
+    assert await last(plan("Basic")) == who
+    money = {"budget": Budget(monthly_nano=5, alert_at=(50, 80)), "spec": {"owners": [{"name": "eve"}], "quota": {}}}
+    fields = ["budget.alert_at", "budget.monthly_nano", "budget.on_exceeded", "budget.time_zone", "spec.owners"]
+    assert await last(plan("Basic", **money)) == {**who, "fields": fields}
+    found = await last(plan("Detailed", temperature=0.5, prompt=Prompt(template="Other secret-word."), **money))
+    assert found == {
+        **who,
+        "fields": ["compliance.logging_level", "prompt.custom_instructions", "prompt.template", "temperature"],
+        "values": {
+            "compliance.logging_level": {"old": "Basic", "new": "Detailed"},
+            "temperature": {"old": 0.7, "new": 0.5},
+        },
+    }
+    found = await last(plan("Full", temperature=0.5, prompt=Prompt(template="Other secret-word.")))
+    assert found["values"]["spec.owners"] == {"old": [{"name": "eve"}]}
+    assert len(changes(tenant)) == 4
+    assert "secret-word" not in repr(changes(tenant))
 
 
 async def test_a_crash_while_the_configuration_changes(server: postgres.Server) -> None:

@@ -64,10 +64,41 @@ def test_the_configuration_is_the_resolved_tenant():
     assert made.limits == config.Limits(
         requests_per_minute=60, tokens_per_minute=10_000, tokens_per_day=500_000, concurrency=10
     )
-    assert made.budget == config.Budget(monthly_nano=100 * config.NANO, time_zone="UTC", on_exceeded="Block")
+    assert made.budget == config.Budget(
+        monthly_nano=100 * config.NANO, time_zone="UTC", on_exceeded="Block", alert_at=(80, 100)
+    )
     assert made.documents == config.Documents(max_files=10_000, max_file_bytes=50_000_000)
     assert made.embedding == config.Embedding(model="text-embedding-3-small", dimension=1536, metric="COSINE")
     assert config.Configuration.model_validate_json(made.canonical()) == made
+
+
+def test_the_audit_follows_the_tenants_compliance():
+    def made(**spec):
+        return configuration.configuration(samples.resolved("acme", **spec)).compliance
+
+    assert made() == config.Compliance(logging_level="Basic", audit_retention_days=365, gdpr=False)
+    asked = {"loggingLevel": "Full", "auditRetentionDays": 30, "certifications": ["SOC2", "GDPR"]}
+    assert made(compliance=asked) == config.Compliance(logging_level="Full", audit_retention_days=30, gdpr=True)
+
+
+def test_each_change_of_a_tenant_is_a_change_of_its_configuration():
+    """Also of what the runtime has no use for, which is in the document for the audit."""
+    plain = configuration.configuration(samples.resolved("acme"))
+    assert plain.spec == {}
+    changes = {
+        "owners": [{"kind": "User", "name": "eve", "namespace": ""}],
+        "namespaces": [{"suffix": "dev", "weight": 1}],
+        "quota": {"cpu": "500m"},
+        "runtime": {"replicas": {"min": 1}},
+        "deletion": {"policy": "Delete"},
+        "deletionProtection": True,
+        "compliance": {"certifications": ["SOC2"]},
+    }
+    for name, value in changes.items():
+        assert set(configuration.configuration(samples.resolved("acme", **{name: value})).spec) == {name}
+    told = configuration.configuration(samples.resolved("acme", compliance={"loggingLevel": "Full"}))
+    assert told.spec == {}
+    assert told.digest() != plain.digest()
 
 
 def test_equal_tenants_have_equal_digests():

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from tenantry.api.region import DataRegionSpec
-from tenantry.api.tenant import Retrieval
+from tenantry.api.tenant import Compliance, Retrieval
 from tenantry.api.tier import Documents, Features, Limits, Quota, ResourceAmounts, VectorIsolation
 from tenantry.credentials import Credentials
 from tenantry.resolve import Resolved, VectorChoice, Workload
@@ -71,7 +71,7 @@ def tenant(
         limits=Limits(),
         budget=None,
         documents=Documents(files=1, max_size="1M"),
-        audit_retention_days=365,
+        compliance=Compliance(),
         replicas=1,
         resources=ResourceAmounts(),
     )

@@ -139,8 +139,8 @@ def _alone(things: Things, what: str, *statements: Statement) -> Correction:
 def configuration(plan: DatabasePlan) -> Iterator[Statement]:
     """Writes the row of table configuration, and an audit row where that changes it.
 
-    The lock keeps other writers out, not readers: two operators at once write one audit row.  It names the
-    top-level fields that changed, and digests; no value of the document.
+    The lock keeps other writers out, not readers: two operators at once write one audit row.  It names each field
+    that changed, by its path, with values only where the tenant logs them, and never those of its prompt.
     """
     names = {"configuration": _in(plan.things, "configuration"), "audit": _in(plan.things, TABLE)}
     row = {
@@ -148,6 +148,9 @@ def configuration(plan: DatabasePlan) -> Iterator[Statement]:
         "digest": sql.Literal(plan.configuration_digest),
         "tenant": sql.Literal(plan.things.tenant),
         "operator": sql.Literal(OPERATOR),
+        "manager": sql.Literal(plan.changed_by or None),
+        "generation": sql.Literal(plan.generation or None),
+        "values": sql.Literal(plan.values),
     }
     yield sql.SQL("LOCK TABLE {configuration} IN SHARE ROW EXCLUSIVE MODE").format(**names)
     yield sql.SQL(_CONFIGURATION).format(
@@ -157,7 +160,7 @@ def configuration(plan: DatabasePlan) -> Iterator[Statement]:
     )
 
 
-_CONFIGURATION = """WITH new AS (SELECT {document} AS document, {digest} AS digest),
+_CONFIGURATION = """WITH RECURSIVE new AS (SELECT {document} AS document, {digest} AS digest),
 old AS MATERIALIZED (
     SELECT document, digest, encode(sha256(convert_to(document, 'UTF8')), 'hex') AS actual
     FROM {configuration} WHERE id = 1
@@ -166,19 +169,35 @@ INSERT INTO {configuration} (id, document, digest, updated_at) SELECT 1, documen
 ON CONFLICT (id) DO UPDATE SET document = excluded.document, digest = excluded.digest, updated_at = excluded.updated_at
 """
 
-# PostgreSQL takes apart no JSON that speaks of the character 0.
-_AUDITED = """, audited AS (
+# PostgreSQL takes apart no JSON that speaks of the character 0.  Leaves of both documents by their paths; only where
+# the old one is as the operator wrote it.  Null means what absence means.
+_AUDITED = """, documents AS (
+    SELECT false AS fresh, replace(old.document, '\\u0000', '\\u0001')::json AS value
+    FROM old WHERE old.digest = old.actual
+    UNION ALL
+    SELECT true, replace(new.document, '\\u0000', '\\u0001')::json FROM new, old WHERE old.digest = old.actual
+), leaves AS (
+    SELECT fresh, NULL::text AS path, value FROM documents
+    UNION ALL
+    SELECT l.fresh, concat_ws('.', l.path, e.key), e.value
+    FROM leaves l, json_each(CASE json_typeof(l.value) WHEN 'object' THEN l.value ELSE '{{}}' END) e
+), changed AS (
+    SELECT path, was.value AS was, now.value AS now
+    FROM (SELECT * FROM leaves WHERE NOT fresh AND json_typeof(value) NOT IN ('object', 'null')) was
+    FULL JOIN (SELECT * FROM leaves WHERE fresh AND json_typeof(value) NOT IN ('object', 'null')) now USING (path)
+    WHERE was.value::text IS DISTINCT FROM now.value::text
+), audited AS (
     INSERT INTO {audit} (id, phase, event_type, action, resource_type, resource_id, user_id, status, details)
     SELECT gen_random_uuid(), 'event', 'configuration_change',
         CASE WHEN old.digest IS NULL THEN 'create' WHEN old.digest = old.actual THEN 'update' ELSE 'restore' END,
         'Tenant', {tenant}, {operator}, 'success',
-        jsonb_strip_nulls(jsonb_build_object('oldDigest', old.actual, 'newDigest', new.digest, 'fields',
-            CASE WHEN old.digest = old.actual THEN (
-                SELECT coalesce(jsonb_agg(key ORDER BY key), '[]')
-                FROM json_each(replace(old.document, '\\u0000', '\\u0001')::json) a
-                FULL JOIN json_each(replace(new.document, '\\u0000', '\\u0001')::json) b USING (key)
-                WHERE a.value::text IS DISTINCT FROM b.value::text
-            ) END))
+        jsonb_strip_nulls(jsonb_build_object('oldDigest', old.actual, 'newDigest', new.digest,
+            'manager', {manager}::text, 'generation', {generation}::bigint,
+            'fields', CASE WHEN old.digest = old.actual THEN
+                (SELECT coalesce(jsonb_agg(path ORDER BY path), '[]') FROM changed) END,
+            'values', CASE WHEN {values} THEN (
+                SELECT jsonb_object_agg(path, jsonb_build_object('old', was, 'new', now))
+                FROM changed WHERE NOT starts_with(path, 'prompt.') AND length(concat(was, now)) < 4096) END))
     FROM new LEFT JOIN old ON true
     WHERE old.digest IS DISTINCT FROM new.digest OR old.actual IS DISTINCT FROM new.digest
 )"""
