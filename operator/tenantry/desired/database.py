@@ -73,8 +73,8 @@ class DatabasePlan:
     """Of the runtime's two, which may log in."""
     changed_by: str = ""
     """The field manager that wrote to the Tenant's spec last."""
-    generation: int = 0
-    """The Tenant's; one that stays the same says that a change came from the tier or the region."""
+    tenant_generation: int = 0
+    """One that stays the same says that a change came from the tier or the region."""
     values: bool = False
     """Whether the audit of a change has the values too, not only which fields changed."""
 
@@ -91,7 +91,7 @@ def plan(
     logins: Logins = FIRST,
     *,
     changed_by: str = "",
-    generation: int = 0,
+    tenant_generation: int = 0,
 ) -> DatabasePlan:
     """`logins`: which of the runtime's two may log in; both while a rotation is under way."""
     things = Things(resolved.name, resolved.uid)
@@ -138,7 +138,7 @@ def plan(
         audit_retention_days=resolved.compliance.retention_days,
         logins=logins,
         changed_by=changed_by,
-        generation=generation,
+        tenant_generation=tenant_generation,
         values=configuration.compliance.logging_level != "Basic",
     )
 

@@ -62,7 +62,7 @@ class Database:
             settings,
             logins,
             changed_by=meta.changed_by,
-            generation=meta.generation,
+            tenant_generation=meta.generation,
         )
         return logins, plan, work.digest(settings.digest(), logins, *memory(backends))
 

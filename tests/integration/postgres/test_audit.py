@@ -73,18 +73,28 @@ def expected(tenant: Tenant, *more: date) -> set[str]:
     return {"audit_default", *map(audit.partition, audit.ahead(today(tenant))), *map(audit.partition, more)}
 
 
-async def test_a_new_tenant_has_its_months(backend: PostgresBackend, tenant: Tenant) -> None:
+async def settled(backend: PostgresBackend, tenant: Tenant) -> None:
+    """Provisioned, and looked at again."""
+    await backend.ensure(tenant.plan())
+    await backend.ensure(tenant.plan())
+
+
+async def test_a_new_tenant_has_its_months_at_the_next_look(backend: PostgresBackend, tenant: Tenant) -> None:
     seen = await backend.ensure(tenant.plan())
     assert (seen.corrected, seen.kept_up) == ((), ())
+    add(tenant, None)
+    assert partitions(tenant) == {"audit_default": 2}  # with the operator's own
+    seen = await backend.ensure(tenant.plan())
+    assert (seen.corrected, len(seen.kept_up)) == ((), 2)
     assert set(partitions(tenant)) == expected(tenant)
     add(tenant, None)
-    this = audit.partition(today(tenant))
-    assert partitions(tenant)[this] == 2  # with the operator's own
-    assert partitions(tenant)["audit_default"] == 0
+    found = partitions(tenant)
+    assert (found[audit.partition(today(tenant))], found["audit_default"]) == (3, 0)
+    assert (await backend.ensure(tenant.plan())).kept_up == ()
 
 
 async def test_rows_are_only_added(backend: PostgresBackend, tenant: Tenant) -> None:
-    await backend.ensure(tenant.plan())
+    await settled(backend, tenant)
     add(tenant, None)
     this = audit.partition(today(tenant))
     with tenant.session("a") as runtime:
@@ -120,7 +130,7 @@ async def test_rows_are_only_added(backend: PostgresBackend, tenant: Tenant) -> 
 
 
 async def test_a_partition_granted_or_given_away_is_put_back(backend: PostgresBackend, tenant: Tenant) -> None:
-    await backend.ensure(tenant.plan())
+    await settled(backend, tenant)
     table = f"{{runtime}}.{audit.partition(today(tenant))}"
     tenant.superuser(f"GRANT DELETE ON {table} TO {{group}}")
     label = f"grants on table {tenant.things.runtime_schema}.{audit.partition(today(tenant))}"
@@ -132,7 +142,7 @@ async def test_a_partition_granted_or_given_away_is_put_back(backend: PostgresBa
 
 async def test_rows_without_a_month_move_when_it_is_made(backend: PostgresBackend, tenant: Tenant) -> None:
     """The operator was away for three months; one row claims to be of the future."""
-    await backend.ensure(tenant.plan())
+    await settled(backend, tenant)
     now = today(tenant)
     for day in audit.ahead(now):
         lose(tenant, day)
@@ -149,7 +159,7 @@ async def test_rows_without_a_month_move_when_it_is_made(backend: PostgresBacken
 
 
 async def test_what_is_past_its_retention_goes(backend: PostgresBackend, tenant: Tenant) -> None:
-    await backend.ensure(tenant.plan())
+    await settled(backend, tenant)
     now = today(tenant)
     add(tenant, *(at(month(now, back)) for back in (2, 3, 8)))
     plan = kept(tenant.plan(), (now - month(now, 2)).days)
@@ -164,7 +174,7 @@ async def test_what_is_past_its_retention_goes(backend: PostgresBackend, tenant:
 
 
 async def test_a_detached_month_and_a_lost_default_come_back(backend: PostgresBackend, tenant: Tenant) -> None:
-    await backend.ensure(tenant.plan())
+    await settled(backend, tenant)
     add(tenant, None)
     this = audit.partition(today(tenant))
     tenant.superuser(f"ALTER TABLE {{runtime}}.audit DETACH PARTITION {{runtime}}.{this}")
@@ -175,7 +185,7 @@ async def test_a_detached_month_and_a_lost_default_come_back(backend: PostgresBa
 
 
 async def test_a_lock_that_somebody_holds_is_no_failure(backend: PostgresBackend, tenant: Tenant) -> None:
-    await backend.ensure(tenant.plan())
+    await settled(backend, tenant)
     now = today(tenant)
     lose(tenant, now)
     with tenant.session("a") as reader, reader.transaction():
@@ -189,7 +199,7 @@ async def test_a_lock_that_somebody_holds_is_no_failure(backend: PostgresBackend
 async def test_two_operators_and_a_busy_runtime(server: postgres.Server, tenant: Tenant) -> None:
     """Not an insert fails or is lost while the month that it belongs to is made."""
     one, two = support.backend(server), support.backend(server)
-    await one.ensure(tenant.plan())
+    await settled(one, tenant)
     lose(tenant, today(tenant))
     done, written = threading.Event(), [0, 0]
 
@@ -223,7 +233,7 @@ async def test_a_crash_while_months_are_made(server: postgres.Server) -> None:
     healthy = support.backend(server)
     tenant = Tenant(server, "Schema")
     plan = kept(tenant.plan(), 365)
-    await healthy.ensure(plan)
+    await settled(healthy, tenant)
     now = today(tenant)
 
     async def begin() -> Tenant:
@@ -271,7 +281,7 @@ async def test_a_change_says_where_and_from_detailed_on_what(backend: PostgresBa
             configuration_digest=settings.digest(),
             values=level != "Basic",
             changed_by="it's \\ kubectl",
-            generation=7,
+            tenant_generation=7,
         )
 
     async def last(wanted: DatabasePlan) -> dict[str, Any]:

@@ -268,6 +268,8 @@ class _Work:
 
     async def keep_up(self, session: Session, inside: Inside | None) -> None:
         """The audit's partitions.  A lock that can't be had is no failure: the next look tries again."""
+        if self.created:
+            return  # the next look makes its months
         for _ in range(PASSES):
             due = audit.upkeep(self.plan, inside) if inside else []
             if not due:

@@ -2,6 +2,9 @@
 
 No statement here scans or fills a table under a lock that the runtime's inserts would wait for long: the default
 partition is kept empty, and who can't have a lock within a second leaves it for the next look.
+
+A new tenant has the default partition only, which takes its first rows: each month is four files and some
+milliseconds, which nobody need wait for before the tenant is Ready.
 """
 
 import re
@@ -26,9 +29,6 @@ LOCK_MILLISECONDS = 1000
 BATCH = 5000
 """Rows removed in one statement."""
 
-AHEAD_DAYS = 7
-"""How long before it begins a month is made."""
-
 _NAME = re.compile(r"audit_(\d{4})_(\d{2})")
 _ROW_OF_OURS = uuid.UUID("6f0d4a4e-6b1f-4f0e-8d53-0f3f6a1c8d11")
 
@@ -41,26 +41,14 @@ def next_month(month: date) -> date:
     return (month.replace(day=1) + timedelta(days=31)).replace(day=1)
 
 
-def ahead(today: date) -> tuple[date, ...]:
-    """The months that must be there.  Not more: each costs a new tenant four files and some milliseconds, and when
-    the operator is away for longer, the default partition takes the rows.
-    """
-    this = today.replace(day=1)
-    return tuple(dict.fromkeys((this, (today + timedelta(days=AHEAD_DAYS)).replace(day=1))))
+def ahead(today: date) -> tuple[date, date]:
+    """The months that must be there.  When the operator is away for longer, the default partition takes the rows."""
+    return today.replace(day=1), next_month(today)
 
 
 def audited(plan: DatabasePlan) -> bool:
     """Whether the plan's tables hold an audit."""
     return TABLE in plan.grants
-
-
-def first(plan: DatabasePlan, seen: Inside) -> Iterator[Statement]:
-    """The months of a table that was made in the same transaction, where no lock matters."""
-    if audited(plan) and TABLE not in seen.relations:
-        for month in ahead(seen.today):
-            yield sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                _in(plan.things, partition(month)), _in(plan.things, TABLE), *_bounds(month)
-            )
 
 
 def upkeep(plan: DatabasePlan, seen: Inside) -> list[Correction]:
@@ -149,7 +137,7 @@ def configuration(plan: DatabasePlan) -> Iterator[Statement]:
         "tenant": sql.Literal(plan.things.tenant),
         "operator": sql.Literal(OPERATOR),
         "manager": sql.Literal(plan.changed_by or None),
-        "generation": sql.Literal(plan.generation or None),
+        "generation": sql.Literal(plan.tenant_generation or None),
         "values": sql.Literal(plan.values),
     }
     yield sql.SQL("LOCK TABLE {configuration} IN SHARE ROW EXCLUSIVE MODE").format(**names)

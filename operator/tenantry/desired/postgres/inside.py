@@ -124,7 +124,6 @@ def _migrations(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
             statement("SET LOCAL search_path TO {}", things.runtime_schema),
             *(() if "schema_migrations" in seen.relations else (trusted(plan.schema_migrations),)),
             *(part for migration in missing for part in _migration(migration)),
-            *audit.first(plan, seen),
             sql.SQL("RESET search_path"),
             sql.SQL("RESET ROLE"),
         ),
