@@ -12,7 +12,7 @@ from tenantry.resolve import models, overrides
 from tenantry.resolve.placement import choose_region
 from tenantry.resolve.resolved import Problem, Resolved, Workload
 
-_TOLD = {
+_TOLD: Mapping[str, Any] = {
     **dict.fromkeys(("display_name", "tier", "region", "suspended", "ai"), True),
     "compliance": {"logging_level"},
 }
@@ -89,7 +89,7 @@ def resolve(
 
 
 def _beside(spec: TenantSpec) -> Mapping[str, Any]:
-    said = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_TOLD)
+    said = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=dict(_TOLD))
     return {name: value for name, value in said.items() if value != {}}
 
 
