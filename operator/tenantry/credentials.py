@@ -81,6 +81,10 @@ class Credentials:
         """The API key of one AccessKey: ``tk-`` and 256 bits."""
         return "tk-" + self._derive("accesskey", uid, str(generation) if generation else "")
 
+    def leak_key(self, region_uid: str) -> bytes:
+        """Of the hashes in a region's leak list."""
+        return self._derive("leaks", region_uid).encode()
+
 
 def _turn(generation: int) -> tuple[str, ...]:
     return (slot(generation), str(generation)) if generation else (slot(0),)

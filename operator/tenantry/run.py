@@ -27,6 +27,7 @@ from tenantry.desired.options import Options
 from tenantry.events import Events
 from tenantry.handlers import Ended, Watches, WatchesFailed, resync, watch
 from tenantry.leader import Leader, LostLeadership
+from tenantry.leaklists import LeakLists
 from tenantry.metrics import Metrics
 from tenantry.queue import CALM_SECONDS, NEW_SECONDS, SOON_SECONDS, Queue
 from tenantry.reconcile import Reconciler
@@ -126,6 +127,7 @@ class Operator:
         )
         self.queue = reconciler.queue = queue
         self.view.notify = queue.add
+        leaks = LeakLists(self.view, self.regions, derived, self.metrics, self.believed)
         watches = Watches(self.kubernetes, self.view, queue)
         await watches.start()
         logger.info("%d tenants are there", len(self.view.tenants))
@@ -135,6 +137,7 @@ class Operator:
             group.create_task(watches.run())
             group.create_task(resync(watches, settings.resync_seconds))
             group.create_task(keep_purging(self.view, self.regions, self.metrics, settings.resync_seconds))
+            group.create_task(leaks.keep())
             group.create_task(queue.run())
 
     async def run(self) -> None:

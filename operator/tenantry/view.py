@@ -15,6 +15,7 @@ from tenantry.api.base import Condition
 from tenantry.backends.kinds import ACCESS_KEY, REGION, TENANT, TIER, Kind
 from tenantry.backends.observed import Key, key, version_of
 from tenantry.compact import Compact
+from tenantry.identifiers import Marks, marks
 from tenantry.sharedlogins import Placed, placed
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ class View:
         """Tenant -> its tier, and its region in force (empty: none yet)."""
         self.placed: dict[str, Placed] = {}
         """What of each Tenant is asked of all of them at once."""
+        self.marks: dict[str, Marks] = {}
+        """What of each Tenant goes into its region's leak list."""
+        self.marks_version = 0
+        """Grows with each change of `marks`."""
         self._digests: dict[Key, tuple[int, int]] = {}
         self._versions: dict[Key, int] = {}
         """Also of what was deleted: late news do not bring it back."""
@@ -88,6 +93,7 @@ class View:
                 sys.intern(model.status.region if model.status else ""),
             )
             self.placed[model.name] = placed(model)
+            self._mark(model.name, marks(model))
         elif isinstance(model, TenantTier):
             self.tiers[model.name] = model
         elif isinstance(model, DataRegion):
@@ -126,6 +132,15 @@ class View:
         self._take_out(kind, where)
         return concerned
 
+    def _mark(self, tenant: str, now: Marks | None) -> None:
+        if self.marks.get(tenant) == now:
+            return
+        self.marks_version += 1
+        if now:
+            self.marks[tenant] = now
+        else:
+            del self.marks[tenant]
+
     def _take_out(self, kind: Kind, where: Key) -> None:
         _, namespace, name = where
         self.unreadable.pop(where, None)
@@ -133,6 +148,7 @@ class View:
             self.tenants.pop(name)
             self._chosen.pop(name, None)
             self.placed.pop(name, None)
+            self._mark(name, None)
         elif kind is TIER:
             self.tiers.pop(name, None)
         elif kind is REGION:

@@ -12,6 +12,7 @@ upgraded goes on with the image that is there, and the other way round.
 """
 
 import hashlib
+import hmac
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -231,6 +232,14 @@ class AccessKeyRow(Model):
 def key_sha256(key: str) -> str:
     """The hash under which a key is stored.  Keys hold 256 random bits, so one fast round is enough."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def leak_hash(key: bytes, identifier: str) -> bytes:
+    """An identifier as the region's leak list has it (``tenantry_shared.leak_identifiers``): 16 bytes.
+
+    `key` is the region's, from ``tenantry_shared.leak_settings``.  Upper and lower case are one.
+    """
+    return hmac.digest(key, identifier.lower().encode(), hashlib.sha256)[:16]
 
 
 def channel(tenant_uid: str) -> str:

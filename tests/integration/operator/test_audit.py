@@ -23,14 +23,41 @@ def test_what_compliance_keeps_outlives_the_tenant(operator):
     uids = {
         "audited-one": world.tenant("audited-one", compliance=compliance),
         "audited-own": world.tenant("audited-own", compliance=compliance, database={"isolation": "Database"}),
-        "audited-not": world.tenant("audited-not"),
+        "audited-not": world.tenant("audited-not", ai={"budget": {"monthly": "1", "alertAt": [50]}}),
     }
     for name in uids:
         world.ready(name)
     world.change("audited-one", ai={"customInstructions": "Be brief."})
     until(lambda: living(world, "audited-one") == ["create", "update"], "the change is in the audit")
     assert living(world, "audited-own", database="tenant_audited_own") == ["create"]
+
+    # What gives a tenant away is in the region's list, and in the copy of who has a database of its own.
+    def listed(database: str = "tenantry") -> set[str]:
+        there = world.rows("SELECT to_regclass('tenantry_shared.leak_settings')", database=database)
+        query = "SELECT owner FROM tenantry_shared.leak_identifiers"
+        return {row[0] for row in world.rows(query, database=database)} if there[0][0] else set()
+
+    owners = {uid.replace("-", "") for uid in uids.values()}
+    until(lambda: owners <= listed(), "the list has all tenants")
+    until(lambda: owners <= listed("tenant_audited_own"), "so has the copy")
+
+    # The month's spend reaches a percent of the budget: one Event, however often it is looked at.
+    world.rows(
+        "INSERT INTO tenant_audited_not__runtime.meter (subject, filled_at, day, day_zone, day_ends_at, month,"
+        " month_zone, month_ends_at, month_nano) VALUES ('tenant', now(), now(), 'UTC', now() + interval '1 day',"
+        " now(), 'UTC', now() + interval '1 day', 600000000)"
+    )
+    until(lambda: world.condition("audited-not", "WithinBudget").get("reason") == "BudgetAlert", "it is said")
+    assert world.seen("audited-not")["status"]["spend"]["alerted"] == [50]
+    assert world.condition("audited-not")["status"] == "True"
+    told = [
+        event["message"]
+        for event in world.get("/api/v1/namespaces/default/events")["items"]
+        if event["reason"] == "BudgetAlert" and event["involvedObject"]["uid"] == uids["audited-not"]
+    ]
+    assert [text.split(" is spent (0.60 in ")[0] for text in told] == ["50 % of the month's budget of 1 US dollars"]
     world.deleted(*uids)
+    until(lambda: not owners & listed(), "the list has none of them")
 
     archived = {name: rows(world, "tenantry_archive.audit", f"tenant_uid = '{uid}'") for name, uid in uids.items()}
     # Kubernetes tells the time of a deletion in whole seconds: it may come before what was done in the same one.

@@ -12,7 +12,7 @@ from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.fence import Fence
 from tenantry.backends.inventory import Stored
-from tenantry.backends.postgres import archive, errors, observe, ownership, removal
+from tenantry.backends.postgres import archive, errors, leaks, observe, ownership, removal
 from tenantry.backends.postgres.connections import Admin, Connections, Session, Unreadable
 from tenantry.backends.postgres.deadline import Connection
 from tenantry.backends.postgres.inventory import inventory
@@ -22,9 +22,10 @@ from tenantry.desired.postgres import audit, keys
 from tenantry.desired.postgres import inside as insides
 from tenantry.desired.postgres import shared as shareds
 from tenantry.desired.postgres.archive import Ending
+from tenantry.desired.postgres.leaks import Leaks
 from tenantry.desired.postgres.seen import Inside, Shared
 from tenantry.desired.postgres.statements import Correction, as_member
-from tenantry.desired.postgres.things import Isolation, Policy, Things
+from tenantry.desired.postgres.things import CONNECT_ROLE, Isolation, Policy, Things
 from tenantry_runtime.config import AccessKeyRow
 
 logger = logging.getLogger(__name__)
@@ -183,6 +184,15 @@ class PostgresBackend:
     async def purge_archive(self) -> int:
         """Remove archived audit rows whose retention has ended; how many."""
         return await archive.purge(self._connections)
+
+    async def sync_leaks(self, wanted: Leaks, things: Things | None = None) -> tuple[bool, bool]:
+        """Make the leak list of the application database what is wanted, or its copy in this tenant's own database.
+
+        Whether rows changed, and whether somebody else had changed the schema.
+        """
+        if things is None:
+            return await leaks.sync(self._connections, wanted, self._connections.admin.database, CONNECT_ROLE)
+        return await leaks.sync(self._connections, wanted, things.database, things.group)
 
     async def owners(self, tenant: str, uid: str) -> dict[str, str]:
         """What is there by the tenant's names, or retained of `uid`: thing -> the UID it was made for, or ''."""
