@@ -3,19 +3,23 @@
 import asyncio
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import Request
 
 from tenantry_runtime import errors
+from tenantry_runtime.audit import Event
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.keys import Caller
-from tenantry_runtime.ledger import Reservation, Usage
-from tenantry_runtime.store import Row
+from tenantry_runtime.ledger import Need, Record, Reservation, Usage
+from tenantry_runtime.provider import NotSentError
+from tenantry_runtime.store import Row, StoreUnavailableError
 
 if TYPE_CHECKING:
     from tenantry_runtime.service import Service
@@ -29,15 +33,24 @@ MAX_BODY = 1024 * 1024
 NOBODY = Caller("", "", "", frozenset())
 """The caller of a request until its key has been looked up."""
 
+GONE = 499
+"""The status, in the audit only, of a request whose client did not wait for the answer (nginx' number for it)."""
+
 
 @dataclass
 class Call:
-    """`queries` and `searches` count what the request ran for itself, until a ledger row has taken them."""
+    """`queries` and `searches` count what the request ran for itself, until a ledger row has taken them.
+
+    `event` is the request's in the audit: the route fills it.  `arrived` is on the database's clock, once that was
+    asked for the key.
+    """
 
     service: "Service"
     request: Request
     configuration: Configuration
+    event: Event
     caller: Caller = NOBODY
+    arrived: datetime | None = None
     id: str = field(default_factory=lambda: "req_" + secrets.token_hex(12))
     started: float = field(default_factory=time.monotonic)
     model: str = ""
@@ -54,10 +67,46 @@ class Call:
         rows = await self.fetch(statement, values)
         return rows[0] if rows else None
 
+    async def reserve(self, need: Need, event: Event | None = None) -> Reservation:
+        """Reserve the most that a model call can use, with its intent row; `event`: of a part of this request.
+
+        Raises the refusal (413, 429) or StoreUnavailableError: then the call must not be made.
+        """
+        event = event or self.event
+        if event.resource_type == "model":
+            event.resource_id = need.model
+        event.basic |= {"model": need.model, "prices": self.configuration.prices_version}
+        return await self.service.ledger.reserve(self.configuration, self.caller, need, event)
+
     async def settle(self, reservation: Reservation, usage: Usage, *, released: bool = False) -> None:
-        """Settle a reservation of this request's, to the end even where the request is cancelled meanwhile."""
-        work = self.service.ledger.settle(reservation, usage, released=released, **self.taken())
+        """Settle a reservation of this request's, to the end even where the request is cancelled meanwhile.
+
+        The outcome row tells the error that is on its way to the client while this is called (in a `finally`), or
+        the one that the route wrote in the event; none: 200.
+        """
+        status, code = _outcome(sys.exception())
+        work = self.service.ledger.settle(
+            reservation,
+            usage,
+            released=released,
+            status=status,
+            error=reservation.event.error or code,
+            **self.taken(),
+        )
         await asyncio.shield(self.service.finish(work))
+
+    async def record(self, kind: str, status: int) -> None:
+        """Write the request's event, with what it used; raises StoreUnavailableError, and it is written later."""
+        assert self.arrived is not None
+        ledger = self.service.ledger
+        record = Record(
+            self.configuration, self.caller, kind, self.event, status, self.arrived, self.queries, self.searches
+        )
+        self.taken()
+        if self.event.error == "store_unavailable":
+            ledger.record_later(record)
+        else:
+            await asyncio.shield(self.service.finish(ledger.record(record)))
 
     def taken(self) -> dict[str, int]:
         """What was counted since the last time, for the ledger row that pays for it."""
@@ -68,6 +117,21 @@ class Call:
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object.  Raises 400 or 413."""
         return parse_object(await read_body(self.request, MAX_BODY))
+
+
+def _outcome(error: BaseException | None) -> tuple[int, str]:
+    """The status and code of a request in which this is being raised."""
+    if isinstance(error, NotSentError):
+        error = error.error
+    if error is None:
+        return 200, ""
+    if isinstance(error, errors.ApiError):
+        return error.status, error.code or ""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return GONE, "client_gone"
+    if isinstance(error, StoreUnavailableError):
+        return 503, "store_unavailable"
+    return 500, "internal_error"
 
 
 async def read_body(request: Request, limit: int) -> bytes:

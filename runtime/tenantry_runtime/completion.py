@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenantry_runtime import errors, prompt, tokens
+from tenantry_runtime.audit import prompt_digest
 from tenantry_runtime.call import Call
 from tenantry_runtime.chat_request import ChatRequest
 from tenantry_runtime.chat_stream import ChatStream
@@ -47,9 +48,8 @@ async def prepare(call: Call, request: ChatRequest) -> Prepared:
     system = prompt.system_prompt(call.configuration, passages)
     body = request.upstream(system, request.max_tokens, end_user(call))
     estimate, bound = tokens.prompt_size(body)
-    reservation = await call.service.ledger.reserve(
-        call.configuration,
-        call.caller,
+    _describe(call, request, hits)
+    reservation = await call.reserve(
         Need(
             kind="chat",
             model=request.model,
@@ -59,11 +59,27 @@ async def prepare(call: Call, request: ChatRequest) -> Prepared:
             choices=request.choices,
             requests=0 if searched else 1,  # the search for its documents has been counted as the request
             again=searched,
-        ),
+        )
     )
     body[request.tokens_field] = reservation.granted
     headers = {**reservation.headers, "x-tenantry-max-tokens": str(reservation.granted)}
     return Prepared(request, reservation, body, estimate, hits[: len(passages)], headers)
+
+
+def _describe(call: Call, request: ChatRequest, hits: Sequence[Hit]) -> None:
+    """What the audit keeps of a request, but for its bodies."""
+    call.event.basic |= {
+        "prompt_digest": prompt_digest(call.configuration),
+        "messages": len(request.messages),
+        "characters": sum(len(tokens.message_text(message)) for message in request.messages),
+    }
+    call.event.detailed |= {
+        "stream": request.stream,
+        "choices": request.choices,
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "documents": [hit.file_id for hit in hits],
+    }
 
 
 def end_user(call: Call) -> str:

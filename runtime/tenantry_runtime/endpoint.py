@@ -4,6 +4,7 @@ There are two kinds, so that none is open by oversight: `Endpoint` names the sco
 `Open` is for what anybody may ask.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tenantry_runtime import errors
+from tenantry_runtime import errors, keys
+from tenantry_runtime.audit import DENIED, Event, EventType
 from tenantry_runtime.call import Call, log
-from tenantry_runtime.keys import authenticate
 from tenantry_runtime.service import Service
 from tenantry_runtime.store import StoreUnavailableError
 from tenantry_runtime.streaming import EventStream
@@ -58,10 +59,16 @@ class Endpoint(Described):
     """A route for keys with this scope; None: any key.
 
     What a request used of database and vectors goes into the ledger, as `kind` where no model was called.
+    Each request is one event of the audit: `action` in OpenAI's words, `resource` the type of what it is about,
+    whose id is the path's last parameter unless the route says otherwise; `event` its type, by default
+    data_access for GET, deletion for DELETE, and api_call for the others.
     """
 
     scope: str | None
     kind: str
+    action: str
+    resource: str = ""
+    event: EventType | None = None
     handler: Callable[[Call], Awaitable[Response]]
 
     def route(self, service: Service) -> Route:
@@ -69,37 +76,86 @@ class Endpoint(Described):
             configuration = service.live.current
             if configuration is None:
                 return errors.unavailable("This service has no configuration yet.", "not_configured").response()
-            call = Call(service, request, configuration)
-            response = await self._answer(call)
+            call = Call(service, request, configuration, self._event(request))
+            call.event.basic["request"] = call.id
+            response = await self._audited(call, *await self._answer(call))
             response.headers["x-request-id"] = call.id
-            if isinstance(response, EventStream):  # which settles by itself, when it ends
-                response.at_end = lambda: self._observe(call, response.status_code)
-                return response
-            if call.queries or call.searches:
-                await service.ledger.record(configuration, call.caller, self.kind, **call.taken())
-            self._observe(call, response.status_code)
+            if not isinstance(response, EventStream):
+                self._observe(call, response.status_code)
             return response
 
         return self._route(endpoint)
 
-    async def _answer(self, call: Call) -> Response:
+    def _event(self, request: Request) -> Event:
+        usual: dict[str, EventType] = {"GET": "data_access", "DELETE": "deletion"}
+        return Event(
+            self.event or usual.get(self.method, "api_call"),
+            self.action,
+            self.resource,
+            str(next(reversed(request.path_params.values()), "")),
+            address=request.client.host if request.client else "",
+            user_agent=request.headers.get("user-agent", ""),
+        )
+
+    async def _answer(self, call: Call) -> tuple[Response, str]:
+        """The answer, and the code of the error that it is."""
         try:
-            call.caller = await authenticate(call.request.headers, call.service.store)
+            asked = await keys.look_up(call.request.headers, call.service.store)
+            call.arrived = asked.at
+            call.caller = asked.caller or call.caller
+            call.caller = keys.acting(call.request.headers, asked)
             if call.configuration.suspended:
                 raise errors.forbidden("This tenant is suspended: ask its platform engineer.", "tenant_suspended")
             if self.scope:
                 call.caller.require(self.scope)
-            return await self.handler(call)
+            return await self.handler(call), ""
         except errors.ApiError as error:
-            return error.response()
+            refusal = error
         except StoreUnavailableError:
-            return errors.store_unavailable().response()
+            refusal = errors.store_unavailable()
         except ClientDisconnect:
-            return errors.bad_json("The client went away before its request was read.").response()
+            refusal = errors.bad_json("The client went away before its request was read.")
         except Exception:
             log.exception("a request failed: %s %s", self.method, self.path)
             sentence = "This service failed on this request, and has logged it."
-            return errors.ApiError(500, sentence, kind="server_error", code="internal_error").response()
+            refusal = errors.ApiError(500, sentence, kind="server_error", code="internal_error")
+        return refusal.response(), refusal.code or ""
+
+    async def _audited(self, call: Call, response: Response, code: str) -> Response:
+        """The answer, once the audit has it; without its row nothing is answered but 503."""
+        status, event = response.status_code, call.event
+        if isinstance(response, EventStream):
+            response.at_end = lambda: self._ended(call, status)
+            if event.intended:  # its outcome is written when it ends
+                return response
+        if call.arrived is None:  # the store was away before anything was asked
+            return response
+        if event.outcome == status and not call.queries and not call.searches:
+            return response
+        if status in DENIED:
+            event.event_type = "access_denied"
+        if status == 401:
+            suppressed = call.service.ledger.unknown_keys.take()
+            if suppressed is None:
+                return response
+            if suppressed:
+                event.basic["suppressed"] = suppressed
+        event.error = event.error or code
+        try:
+            await call.record(self.kind, status)
+        except StoreUnavailableError:
+            return errors.store_unavailable().response()
+        return response
+
+    def _ended(self, call: Call, status: int) -> None:
+        """A stream is over: what it did after its settlement is written too."""
+        self._observe(call, status)
+        if call.queries or call.searches:
+            call.service.finish(self._rest(call, status))
+
+    async def _rest(self, call: Call, status: int) -> None:
+        with contextlib.suppress(StoreUnavailableError):  # then it is written later
+            await call.record(self.kind, status)
 
     def _observe(self, call: Call, status: int) -> None:
         took = time.monotonic() - call.started

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tenantry_runtime import errors, tokens
+from tenantry_runtime.audit import Event
 from tenantry_runtime.chunking import Chunker
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.keys import Caller
@@ -235,7 +236,9 @@ class Ingestion:
             requests=0,
             counts=False,
         )
-        reservation = await self._service.ledger.reserve(configuration, work.caller, need)
+        event = Event("api_call", "vector_stores.files.ingest", "file", work.file_id)
+        event.basic |= {"model": model, "prices": configuration.prices_version, "chunks": len(texts)}
+        reservation = await self._service.ledger.reserve(configuration, work.caller, need, event)
         usage, released = Usage(need.input_tokens, 0, estimated=True), False
         try:
             vectors, usage = await self._service.provider.embed(model, texts, configuration.embedding.dimension)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from tenantry_runtime import errors
 from tenantry_runtime.config import key_sha256
@@ -13,9 +14,9 @@ USER_HEADER = "x-tenantry-user"
 
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 _KEY = """
-SELECT uid, name, user_name, scopes, act_for_users
-FROM access_keys
-WHERE key_sha256 = %s AND (expires_at IS NULL OR expires_at > extract(epoch FROM clock_timestamp()))
+SELECT clock_timestamp(), uid, name, user_name, scopes, act_for_users,
+       coalesce(expires_at <= extract(epoch FROM clock_timestamp()), false)
+FROM (SELECT) AS one LEFT JOIN access_keys ON key_sha256 = %s
 """
 
 
@@ -35,26 +36,48 @@ class Caller:
             )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the look-up found.  `at`: now, on the database's clock; `caller` None: there is no such key."""
+
+    at: datetime
+    caller: Caller | None = None
+    expired: bool = False
+    may_act: bool = False
+
+    @property
+    def valid(self) -> bool:
+        return self.caller is not None and not self.expired
+
+
 def presented(headers: Mapping[str, str]) -> str:
     """The key of an ``Authorization: Bearer`` header; empty where there is none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-async def authenticate(headers: Mapping[str, str], store: Store) -> Caller:
-    """The caller; raises 401 for a key that is unknown, deleted or expired, and StoreUnavailableError.
+async def look_up(headers: Mapping[str, str], store: Store) -> Asked:
+    """Who presents a key.  Raises StoreUnavailableError.
 
     The same work is done for every key, well-formed or not: one hash and one look-up by it.
     """
     row = await store.one(_KEY, (key_sha256(presented(headers)),))
-    if row is None:
+    assert row is not None
+    at, uid, name, own_user, scopes, may_act, expired = row
+    if uid is None:
+        return Asked(at)
+    return Asked(at, Caller(uid, name, own_user or name, frozenset(scopes)), expired, may_act)
+
+
+def acting(headers: Mapping[str, str], asked: Asked) -> Caller:
+    """The caller, for the end user whom a key with the right to do so names.  Raises 401, and 422 for no name."""
+    caller, given = asked.caller, headers.get(USER_HEADER)
+    if caller is None or asked.expired:
         raise errors.wrong_key()
-    uid, name, own_user, scopes, may_act = row
-    user = own_user or name
-    given = headers.get(USER_HEADER)
-    if given is not None and may_act:
-        # HTTP headers are Latin-1 to Starlette; clients send UTF-8.
-        user = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()
-        if not _USER.fullmatch(user):
-            raise errors.invalid("X-Tenantry-User must be 1 to 128 characters without control characters.")
-    return Caller(uid, name, user, frozenset(scopes))
+    if given is None or not asked.may_act:
+        return caller
+    # HTTP headers are Latin-1 to Starlette; clients send UTF-8.
+    user = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()
+    if not _USER.fullmatch(user):
+        raise errors.invalid("X-Tenantry-User must be 1 to 128 characters without control characters.")
+    return Caller(caller.key_uid, caller.key_name, user, caller.scopes)

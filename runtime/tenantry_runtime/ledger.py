@@ -1,35 +1,51 @@
 """The ledger's client: reserve before a call, settle after it, record what reached no model.
 
-The arithmetic is in the database (migration 0002), so that all replicas share it and its clock.
+The arithmetic is in the database (migrations 0002 and 0006), so that all replicas share it and its clock.  Each
+statement writes the audit's row in the same transaction.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
-import math
 import uuid
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg.errors import UniqueViolation
 
-from tenantry_runtime import errors
+from tenantry_runtime import audit, errors, limits
+from tenantry_runtime.audit import Event
 from tenantry_runtime.config import Configuration, ModelPrice
 from tenantry_runtime.keys import Caller
 from tenantry_runtime.store import Row, Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
-_RESERVE = """
-SELECT outcome, granted, wait, fits, requests_left, tokens_left FROM reserve(
-    %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s
+
+def _call(columns: str, function: str, parameters: int) -> str:
+    return f"SELECT {columns} FROM {function}({', '.join(['%s'] * parameters)})"  # noqa: S608 - constants of ours
+
+
+_RESERVE = _call(
+    "outcome, granted, wait, fits, requests_left, requests_size, tokens_left, tokens_size", "reserve_call", 30
 )
+_SETTLE = _call("settle_call", "settle_call", 20)
+_RECORD = _call("record_request", "record_request", 20)
+# `at` is the request's arrival, on the database's clock: a row that is written twice is one row.
+_EVENT = """
+INSERT INTO audit (
+    at, id, phase, user_id, key_uid, key_name,
+    event_type, action, resource_type, resource_id, address, user_agent, status, error, details
+) VALUES (%s, %s, 'event', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
 """
-_SETTLE = "SELECT settle(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-_RECORD = "SELECT record(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 
 LEAST_OUTPUT = 32
 """Output tokens without which a call is not worth starting: it waits for them instead."""
+MOST_EVENTS = 10_000
+"""Events of refused requests that wait for a database that is away; settlements wait without a bound."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +65,77 @@ class Need:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a call did use."""
+    """What a call did use.  `cached_tokens` are those of the input that the provider had cached."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
+    cached_tokens: int = 0
 
 
 @dataclass
 class Reservation:
-    """A call that may be made.  `granted`: output tokens a choice."""
+    """A call that may be made.  `granted`: output tokens a choice; `told`: the details in its intent row."""
 
     id: uuid.UUID
     granted: int
     price: ModelPrice
     configuration: Configuration
+    event: Event
     headers: dict[str, str] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A request that reached no model: its event, the status that it was answered with, and what it used.
+
+    `at`: when it arrived, on the database's clock.
+    """
+
+    configuration: Configuration
+    caller: Caller
+    kind: str
+    event: Event
+    status: int
+    at: datetime
+    queries: int
+    searches: int
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+    def refused(self) -> "Record":
+        """The same, answered with 503 since it could not be written down."""
+        event = dataclasses.replace(self.event, error="store_unavailable")
+        if self.status != 503:
+            event.basic = {**event.basic, "handled": str(self.status)}
+        return dataclasses.replace(self, event=event, status=503)
+
+    def statement(self) -> tuple[str, tuple[Any, ...]]:
+        """The statement that writes it, and its values; it may be run twice."""
+        configuration, caller, event = self.configuration, self.caller, self.event
+        units, budget = configuration.unit_prices, configuration.budget
+        told = (
+            *event.columns(),
+            str(self.status),
+            audit.tellable(event.error, 128),
+            audit.encoded(event.details(configuration.compliance.logging_level)),
+        )
+        if not self.queries and not self.searches:
+            return _EVENT, (self.at, self.id, caller.user, caller.key_uid, caller.key_name, *told)
+        return _RECORD, (
+            self.id,
+            caller.key_uid,
+            caller.key_name,
+            caller.user,
+            self.kind,
+            self.queries,
+            self.searches,
+            self.queries * units.database_query_nano,
+            self.searches * units.vector_search_nano,
+            configuration.prices_version,
+            budget.time_zone if budget else "UTC",
+            *told,
+        )
 
 
 class Ledger:
@@ -76,20 +147,26 @@ class Ledger:
         self._pending: list[tuple[str, tuple[Any, ...]]] = []
         self._wake = asyncio.Event()
         self.refused: dict[str, int] = {}
+        self.unknown_keys = audit.Allowance()
 
-    async def reserve(self, configuration: Configuration, caller: Caller, need: Need) -> Reservation:
-        """Take the most that a call can use.  Raises the refusal (413, 429) or StoreUnavailableError."""
+    async def reserve(self, configuration: Configuration, caller: Caller, need: Need, event: Event) -> Reservation:
+        """Take the most that a call can use, and write its intent.
+
+        Raises the refusal (413, 429) or StoreUnavailableError.
+        """
         price = configuration.prices.get(need.model)
         if price is None:
             raise errors.forbidden(f"The model {need.model} has no price here, so it is not served.", "no_price")
-        limits, budget, units = configuration.limits, configuration.budget, configuration.unit_prices
+        budget, units = configuration.budget, configuration.unit_prices
         # A search or retrieval is paid with its call: leave room for it.
         around = 4 * units.database_query_nano + units.vector_search_nano
-        identity = uuid.uuid4()
+        input_nano = max(price.input_nano, price.cached_input_nano or 0)
+        reservation = Reservation(uuid.uuid4(), 0, price, configuration, event)
+        reservation.told = event.details(configuration.compliance.logging_level)
         row = await self._reserve(
-            identity,
+            reservation,
             (
-                identity,
+                reservation.id,
                 caller.key_uid,
                 caller.key_name,
                 caller.user,
@@ -102,84 +179,76 @@ class Ledger:
                 min(LEAST_OUTPUT, need.output_tokens),
                 need.choices,
                 need.again,
-                max(need.input_tokens, need.input_bound) * price.input_nano + around,
+                max(need.input_tokens, need.input_bound) * input_nano + around,
                 price.output_nano,
                 configuration.prices_version,
                 self.lease_seconds,
                 budget.time_zone if budget else "UTC",
-                limits.requests_per_minute,
-                limits.tokens_per_minute,
-                limits.tokens_per_day,
-                limits.concurrency,
+                *limits.arrays(configuration.limits),
                 budget.monthly_nano if budget and budget.on_exceeded == "Block" else None,
+                *event.columns(),
+                audit.encoded(reservation.told),
             ),
         )
-        outcome, granted, wait, fits, requests_left, tokens_left = row
-        headers = limit_headers(configuration, requests_left, tokens_left)
+        outcome, reservation.granted, wait, fits, *levels = row
+        left = limits.Left(*levels)
+        reservation.headers = limits.limit_headers(left)
         if outcome == "ok":
-            return Reservation(identity, granted, price, configuration, headers)
+            event.intended = True
+            return reservation
         self.refused[outcome] = self.refused.get(outcome, 0) + 1
-        raise _refusal(configuration, outcome, wait, fits, requests_left, tokens_left, headers)
+        raise limits.refusal(configuration.limits, outcome, wait, fits, left, reservation.headers)
 
-    async def _reserve(self, identity: uuid.UUID, values: tuple[Any, ...]) -> Row:
+    async def _reserve(self, reservation: Reservation, values: tuple[Any, ...]) -> Row:
         try:
             row = await self._store.one(_RESERVE, values)
         except (StoreUnavailableError, UniqueViolation) as error:
             # It may have been written although the answer was lost: then it is given back, not kept.
-            self._later(_SETTLE, (identity, "released", 0, 0, 0, 0, 0, 0, 0, False))
+            reservation.event.intended = True
+            self._later(_SETTLE, _settlement(reservation, Usage(), "released", 503, "store_unavailable", 0, 0))
             raise StoreUnavailableError(str(error)) from error
         assert row is not None
         return row
 
     async def settle(
-        self, reservation: Reservation, usage: Usage, *, released: bool = False, queries: int = 0, searches: int = 0
+        self,
+        reservation: Reservation,
+        usage: Usage,
+        *,
+        released: bool = False,
+        queries: int = 0,
+        searches: int = 0,
+        status: int = 200,
+        error: str = "",
     ) -> None:
-        """Replace a reservation by what was used.  Never raises: what fails now is tried again."""
-        units = reservation.configuration.unit_prices
-        await self._do(
-            _SETTLE,
-            (
-                reservation.id,
-                "released" if released else "settled",
-                usage.input_tokens,
-                usage.output_tokens,
-                cost_nano(reservation.price, usage),
-                queries,
-                searches,
-                queries * units.database_query_nano,
-                searches * units.vector_search_nano,
-                usage.estimated,
-            ),
-        )
+        """Replace a reservation by what was used, and write its outcome: the HTTP status and the error's code.
 
-    async def record(
-        self, configuration: Configuration, caller: Caller, kind: str, *, queries: int, searches: int = 0
-    ) -> None:
-        """Write down a request that reached the database or the vectors, but no model."""
-        units, budget = configuration.unit_prices, configuration.budget
-        await self._do(
-            _RECORD,
-            (
-                uuid.uuid4(),
-                caller.key_uid,
-                caller.key_name,
-                caller.user,
-                kind,
-                queries,
-                searches,
-                queries * units.database_query_nano,
-                searches * units.vector_search_nano,
-                configuration.prices_version,
-                budget.time_zone if budget else "UTC",
-            ),
-        )
-
-    async def _do(self, statement: str, values: tuple[Any, ...]) -> None:
+        Never raises: what fails now is tried again.
+        """
+        reservation.event.outcome = status
+        state = "released" if released else "settled"
+        values = _settlement(reservation, usage, state, status, error, queries, searches)
         try:
-            await self._store.fetch(statement, values)
+            await self._store.fetch(_SETTLE, values)
         except StoreUnavailableError:
             log.warning("a settlement could not be written: it is tried again until it is")
-            self._later(statement, values)
+            self._later(_SETTLE, values)
+
+    async def record(self, record: Record) -> None:
+        """Write down a request that reached no model.
+
+        Raises StoreUnavailableError; then it is written later, as answered with 503.
+        """
+        try:
+            await self._store.fetch(*record.statement())
+        except StoreUnavailableError:
+            self.record_later(record)
+            raise
+
+    def record_later(self, record: Record) -> None:
+        """The same for a request that is refused since the database is away: not now, but when it is back."""
+        if record.queries or record.searches or len(self._pending) < MOST_EVENTS:
+            self._later(*record.refused().statement())
 
     def _later(self, statement: str, values: tuple[Any, ...]) -> None:
         self._pending.append((statement, values))
@@ -204,65 +273,51 @@ class Ledger:
     async def flush(self) -> None:
         """Write what is pending.  Raises StoreUnavailableError with what is left still pending."""
         while self._pending:
-            statement, values = entry = self._pending[0]
-            await self._store.fetch(statement, values)
+            entry = self._pending[0]
+            try:
+                await self._store.fetch(*entry)
+            except psycopg.Error:  # not the database's absence: this one can never be written
+                log.exception("a row of the ledger is refused by the database and given up; its reservation expires")
             if entry in self._pending:
                 self._pending.remove(entry)
 
 
+def _settlement(
+    reservation: Reservation, usage: Usage, state: str, status: int, error: str, queries: int, searches: int
+) -> tuple[Any, ...]:
+    """The values of `_SETTLE`."""
+    configuration, event = reservation.configuration, reservation.event
+    units, level = configuration.unit_prices, configuration.compliance.logging_level
+    event.detailed["tokens"] = {
+        "input": usage.input_tokens,
+        "cached": usage.cached_tokens,
+        "output": usage.output_tokens,
+        "estimated": usage.estimated,
+    }
+    return (
+        reservation.id,
+        state,
+        usage.input_tokens,
+        usage.cached_tokens,
+        usage.output_tokens,
+        cost_nano(reservation.price, usage),
+        queries,
+        searches,
+        queries * units.database_query_nano,
+        searches * units.vector_search_nano,
+        usage.estimated,
+        *event.columns(),
+        str(status),
+        audit.tellable(error, 128),
+        audit.encoded(audit.news(event.details(level), reservation.told)),
+    )
+
+
 def cost_nano(price: ModelPrice, usage: Usage) -> int:
-    return usage.input_tokens * price.input_nano + usage.output_tokens * price.output_nano
-
-
-def duration(seconds: float) -> str:
-    """Seconds as OpenAI writes them in its headers: ``12ms``, ``6.5s``, ``1m0s``."""
-    milliseconds = max(0, math.ceil(seconds * 1000))
-    if milliseconds < 1000:
-        return f"{milliseconds}ms"
-    minutes, rest = divmod(milliseconds, 60_000)
-    return (f"{minutes}m" if minutes else "") + f"{rest / 1000:g}s"
-
-
-def limit_headers(configuration: Configuration, requests: float | None, tokens: float | None) -> dict[str, str]:
-    """``x-ratelimit-*`` for the limits that there are: the bucket's size, what is left, when it is full again."""
-    headers = {}
-    for name, size, left in (
-        ("requests", configuration.limits.requests_per_minute, requests),
-        ("tokens", configuration.limits.tokens_per_minute, tokens),
-    ):
-        if size and left is not None:
-            headers[f"x-ratelimit-limit-{name}"] = str(size)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(left)))
-            headers[f"x-ratelimit-reset-{name}"] = duration((size - left) * 60 / size)
-    return headers
-
-
-_SENTENCES = {
-    "requests": "The limit of {requests_per_minute} requests a minute is reached.",
-    "tokens": "The limit of {tokens_per_minute} tokens a minute is reached.",
-    "day": "The allowance of {tokens_per_day} tokens a day is used up.",
-    "concurrency": "{concurrency} calls run already, and no more may at a time.",
-}
-
-
-def _refusal(
-    configuration: Configuration,
-    outcome: str,
-    wait: float,
-    fits: int | None,
-    requests_left: float | None,
-    tokens_left: float | None,
-    headers: dict[str, str],
-) -> errors.ApiError:
-    if outcome == "budget":
-        return errors.insufficient_quota(wait, headers)
-    if outcome == "too_large":
-        if fits:
-            sentence = f"This call needs more tokens than the limits ever hold: {fits} with its answer would fit."
-        else:
-            sentence = "The tenant's limits leave room for no call: have them raised."
-        return errors.too_large(sentence)
-    sentence = _SENTENCES[outcome].format(**configuration.limits.model_dump())
-    remaining = requests_left if outcome == "requests" else tokens_left if outcome == "tokens" else 0
-    kind = outcome if outcome in ("requests", "tokens") else "requests" if outcome == "concurrency" else "tokens"
-    return errors.rate_limited(outcome, kind, sentence, wait, remaining or 0, headers)
+    """Nano-dollars of a call; cached input tokens at their own price, where there is one."""
+    cached_nano = price.input_nano if price.cached_input_nano is None else price.cached_input_nano
+    return (
+        (usage.input_tokens - usage.cached_tokens) * price.input_nano
+        + usage.cached_tokens * cached_nano
+        + usage.output_tokens * price.output_nano
+    )

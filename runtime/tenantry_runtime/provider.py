@@ -8,7 +8,7 @@ import base64
 import contextlib
 from array import array
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import aiohttp
 import orjson
@@ -125,9 +125,15 @@ def usage_of(answer: dict[str, Any]) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     given, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    if not isinstance(given, int) or not isinstance(made, int) or given < 0 or made < 0:
+    if not _is_count(given) or not _is_count(made):
         return None
-    return Usage(given, made)
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    return Usage(given, made, cached_tokens=min(cached, given) if _is_count(cached) else 0)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40
 
 
 def _vector(value: Any) -> list[float]:

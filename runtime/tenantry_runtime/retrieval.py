@@ -54,16 +54,17 @@ async def search(
     newest = bool(row[1])
     embedding = call.configuration.embedding
     question = question[:MAX_QUESTION]
-    reservation = await call.service.ledger.reserve(
-        call.configuration,
-        call.caller,
-        Need(
-            kind=kind,
-            model=embedding.model,
-            input_tokens=tokens.estimate(question),
-            input_bound=tokens.byte_length(question) + tokens.BOUND_PER_CALL,
-        ),
+    # A search that a client asked for is the request itself; that of a chat is a part of it.
+    own = kind == "search"
+    event = call.event if own else call.event.inner("data_access", "vector_stores.search", "vector_store")
+    event.basic["characters"] = len(question)
+    need = Need(
+        kind=kind,
+        model=embedding.model,
+        input_tokens=tokens.estimate(question),
+        input_bound=tokens.byte_length(question) + tokens.BOUND_PER_CALL,
     )
+    reservation = await call.reserve(need, event)
     call.searched += 1
     usage, released = Usage(), True
     try:
@@ -74,7 +75,10 @@ async def search(
         found = await call.service.vectors.search(
             vectors[0], min(2 * top_k + 5, 100), embedding.metric, store_ids, newest
         )
-        return await _checked(call, found, top_k, min_score, store_ids)
+        hits = await _checked(call, found, top_k, min_score, store_ids)
+        event.basic["hits"] = len(hits)
+        event.detailed["documents"] = [hit.file_id for hit in hits]
+        return hits
     except NotSentError as error:
         raise error.error from None
     except VectorsUnavailableError:

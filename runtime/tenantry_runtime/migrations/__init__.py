@@ -17,7 +17,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
     "schema_migrations": ("SELECT",),
     "ledger": ("SELECT", "INSERT", "UPDATE"),
     "totals": ("SELECT", "INSERT", "UPDATE"),
-    "meter": ("SELECT", "INSERT", "UPDATE"),
+    "meter": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "files": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "file_parts": ("SELECT", "INSERT", "DELETE"),
     "vector_stores": ("SELECT", "INSERT", "UPDATE", "DELETE"),
@@ -34,6 +34,10 @@ FUNCTIONS: tuple[str, ...] = (
     "settle",
     "record",
     "expire_reservations",
+    "open_subject",
+    "reserve_call",
+    "settle_call",
+    "record_request",
 )
 """Functions that the runtime's group role may EXECUTE; none is overloaded, so the name is enough."""
 

@@ -59,8 +59,9 @@ async def create_embedding(call: Call) -> Response:
     if (dimensions := fields.integer(body, "dimensions", 1, 8192)) is not None:
         sent["dimensions"] = dimensions
 
+    call.event.basic["inputs"] = 1 if isinstance(body["input"], str) else len(body["input"])
     need = Need(kind="embeddings", model=model, input_tokens=estimate, input_bound=bound)
-    reservation = await call.service.ledger.reserve(configuration, call.caller, need)
+    reservation = await call.reserve(need)
     usage, released = Usage(estimate, 0, estimated=True), False
     try:
         answer = await call.service.provider.json("/embeddings", sent)
@@ -80,6 +81,8 @@ ROUTES = (
         summary="Vectors of texts, by the tenant's embedding model.",
         scope="embeddings",
         kind="embeddings",
+        action="embeddings.create",
+        resource="model",
         handler=create_embedding,
         body={
             "type": "object",

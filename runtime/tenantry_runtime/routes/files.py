@@ -38,6 +38,8 @@ async def create_file(call: Call) -> Response:
             if size > most:
                 raise _too_large(most)
             row = await documents.add_file(call, name, str(purpose), size, _parts(upload))
+            call.event.resource_id = row[0]
+            call.event.basic["bytes"] = size
     except MultiPartException:
         raise errors.invalid("The body must be multipart/form-data with one file and its purpose.", "file") from None
     return json_answer(documents.file_object(row))
@@ -133,9 +135,17 @@ async def delete_file(call: Call) -> Response:
     return json_answer({"id": identity, "object": "file", "deleted": True})
 
 
-def _endpoint(method: str, path: str, summary: str, handler: Any, **more: Any) -> Endpoint:
+def _endpoint(method: str, path: str, action: str, summary: str, handler: Any, **more: Any) -> Endpoint:
     return Endpoint(
-        method=method, path=path, summary=summary, handler=handler, scope="documents", kind="documents", **more
+        method=method,
+        path=path,
+        action=f"files.{action}",
+        resource="file",
+        summary=summary,
+        handler=handler,
+        scope="documents",
+        kind="documents",
+        **more,
     )
 
 
@@ -143,6 +153,7 @@ ROUTES = (
     _endpoint(
         "POST",
         "/v1/files",
+        "create",
         "Upload a document (text, markdown, JSON, CSV; UTF-8).",
         create_file,
         body_type="multipart/form-data",
@@ -155,14 +166,15 @@ ROUTES = (
             },
         },
     ),
-    _endpoint("GET", "/v1/files", "List documents.", list_files, query=PAGE),
-    _endpoint("GET", "/v1/files/{file_id}", "One document.", get_file),
+    _endpoint("GET", "/v1/files", "list", "List documents.", list_files, query=PAGE),
+    _endpoint("GET", "/v1/files/{file_id}", "retrieve", "One document.", get_file),
     _endpoint(
         "GET",
         "/v1/files/{file_id}/content",
+        "content",
         "A document's content.",
         get_content,
         answer_types=("application/octet-stream",),
     ),
-    _endpoint("DELETE", "/v1/files/{file_id}", "Delete a document, in all vector stores too.", delete_file),
+    _endpoint("DELETE", "/v1/files/{file_id}", "delete", "Delete a document, in all vector stores too.", delete_file),
 )

@@ -39,6 +39,8 @@ ROUTES = (
         summary="List the models that this tenant may use.",
         scope=None,
         kind="models",
+        action="models.list",
+        resource="model",
         handler=list_models,
     ),
     Endpoint(
@@ -47,6 +49,8 @@ ROUTES = (
         summary="One model.",
         scope=None,
         kind="models",
+        action="models.retrieve",
+        resource="model",
         handler=get_model,
     ),
 )

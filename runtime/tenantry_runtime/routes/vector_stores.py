@@ -21,6 +21,7 @@ async def create_store(call: Call) -> Response:
     for file_id in file_ids:
         await documents.get_file(call, file_id)
     identity = await documents.add_store(call, name, metadata)
+    call.event.resource_id = identity
     for file_id in file_ids:
         await documents.attach(call, identity, file_id, {})
     return json_answer(documents.store_object(await documents.get_store(call, identity)))
@@ -129,9 +130,19 @@ async def search_store(call: Call) -> Response:
     )
 
 
-def _endpoint(method: str, path: str, summary: str, handler: Any, **more: Any) -> Endpoint:
+def _endpoint(
+    method: str, path: str, action: str, summary: str, handler: Any, resource: str = "vector_store", **more: Any
+) -> Endpoint:
     return Endpoint(
-        method=method, path=path, summary=summary, handler=handler, scope="documents", kind="documents", **more
+        method=method,
+        path=path,
+        action=f"vector_stores.{action}",
+        resource=resource,
+        summary=summary,
+        handler=handler,
+        scope="documents",
+        kind="documents",
+        **more,
     )
 
 
@@ -142,6 +153,7 @@ ROUTES = (
     _endpoint(
         "POST",
         "/v1/vector_stores",
+        "create",
         "Make a vector store.",
         create_store,
         body={
@@ -153,12 +165,13 @@ ROUTES = (
             },
         },
     ),
-    _endpoint("GET", "/v1/vector_stores", "List vector stores.", list_stores, query=PAGE),
-    _endpoint("GET", _STORE, "One vector store.", get_store),
-    _endpoint("DELETE", _STORE, "Delete a vector store; its files stay.", delete_store),
+    _endpoint("GET", "/v1/vector_stores", "list", "List vector stores.", list_stores, query=PAGE),
+    _endpoint("GET", _STORE, "retrieve", "One vector store.", get_store),
+    _endpoint("DELETE", _STORE, "delete", "Delete a vector store; its files stay.", delete_store),
     _endpoint(
         "POST",
         f"{_STORE}/files",
+        "files.create",
         "Put a file into a vector store.",
         attach_file,
         body={
@@ -167,14 +180,30 @@ ROUTES = (
             "properties": {"file_id": {"type": "string"}, "attributes": _METADATA},
         },
     ),
-    _endpoint("GET", f"{_STORE}/files", "List the files of a vector store.", list_attached, query=PAGE),
-    _endpoint("GET", f"{_STORE}/files/{{file_id}}", "How far a file's ingestion is.", get_attached),
-    _endpoint("DELETE", f"{_STORE}/files/{{file_id}}", "Take a file out of a vector store.", detach_file),
+    _endpoint("GET", f"{_STORE}/files", "files.list", "List the files of a vector store.", list_attached, query=PAGE),
+    _endpoint(
+        "GET",
+        f"{_STORE}/files/{{file_id}}",
+        "files.retrieve",
+        "How far a file's ingestion is.",
+        get_attached,
+        resource="file",
+    ),
+    _endpoint(
+        "DELETE",
+        f"{_STORE}/files/{{file_id}}",
+        "files.delete",
+        "Take a file out of a vector store.",
+        detach_file,
+        resource="file",
+    ),
     _endpoint(
         "POST",
         f"{_STORE}/search",
+        "search",
         "Search a vector store.",
         search_store,
+        event="data_access",
         body={
             "type": "object",
             "required": ["query"],
