@@ -44,11 +44,13 @@ class ChatStream:
                         if chunk is not None:
                             yield chunk
             except (aiohttp.ClientError, TimeoutError):
+                self._reservation.event.error = "upstream_error"
                 yield errors.upstream_failed("The model provider's answer broke off. Try again.").body()
             except errors.ApiError as error:
                 # The provider did not even begin in time: still an answer of its own, if nothing was sent yet.
                 if not self._started:
                     raise
+                self._reservation.event.error = "upstream_error"
                 yield error.body()
             await self._settle()
         except NotSentError:
@@ -71,6 +73,7 @@ class ChatStream:
         if not isinstance(chunk, dict):
             return None
         if chunk.get("error"):
+            self._reservation.event.error = "upstream_error"
             return errors.upstream_failed("The model provider failed in mid-answer. Try again.").body()
         for choice in chunk.get("choices") or []:
             self._count(choice.get("delta") if isinstance(choice, dict) else None)

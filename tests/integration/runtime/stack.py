@@ -225,7 +225,7 @@ class Tenant:
 
     def reset(self) -> None:
         """As if nothing had been called yet (documents stay)."""
-        self.sql("TRUNCATE ledger, totals, meter")
+        self.sql("TRUNCATE ledger, totals, meter, audit")
 
     def spent(self) -> int:
         """Nano-dollars that the ledger's settled rows add up to."""

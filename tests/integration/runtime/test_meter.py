@@ -1,14 +1,18 @@
 """The meter's arithmetic where it is: in the database, on its clock."""
 
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
 from tenantry_runtime import migrations
+from tenantry_runtime.config import Limits, SubjectLimits
+from tenantry_runtime.limits import arrays
 from tests.integration.runtime.stack import Stack
 
 DEFAULTS: dict[str, Any] = {
@@ -28,7 +32,17 @@ DEFAULTS: dict[str, Any] = {
     "tpd": None,
     "concurrency": None,
     "budget": None,
+    "user": "user",
+    "key": "key",
+    "each_user": {},
+    "each_key": {},
 }
+EVENT = ("api_call", "chat.completions.create", "model", "gpt", "10.0.0.1", "openai/3")
+
+
+def _limits(v: dict[str, Any]) -> dict[str, Any]:
+    names = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute", "tpd": "tokens_per_day"}
+    return {name: v.get(short) for short, name in names.items()} | {"concurrency": v.get("concurrency")}
 
 
 class Meter:
@@ -45,11 +59,16 @@ class Meter:
         """The reservation's id, the outcome, the output granted, the seconds to wait."""
         v = DEFAULTS | changes
         identity = uuid.uuid4()
-        ((outcome, granted, wait, _, _, _),) = self.sql(
-            f"SELECT * FROM reserve({', '.join(['%s'] * 23)})",
-            (identity, "key", "default", "user", "chat", "gpt", v["requests"], v["counts"], v["input"], v["output"],
-             v["least"], v["choices"], v["again"], v["input_nano"], v["output_nano"], "p1", v["lease"], v["zone"],
-             v["rpm"], v["tpm"], v["tpd"], v["concurrency"], v["budget"]),
+        own = Limits(
+            **_limits(v),
+            per_user=SubjectLimits(**_limits(v["each_user"])),
+            per_key=SubjectLimits(**_limits(v["each_key"])),
+        )
+        ((outcome, granted, wait, *self.left),) = self.sql(
+            f"SELECT * FROM reserve_call({', '.join(['%s'] * 30)})",
+            (identity, v["key"], "default", v["user"], "chat", "gpt", v["requests"], v["counts"], v["input"],
+             v["output"], v["least"], v["choices"], v["again"], v["input_nano"], v["output_nano"], "p1", v["lease"],
+             v["zone"], *arrays(own), v["budget"], *EVENT, '{"a": 1}'),
         )  # fmt: skip
         return identity, outcome, granted, wait
 
@@ -57,12 +76,13 @@ class Meter:
         self, identity: uuid.UUID, given: int = 0, made: int = 0, nano: int = 0, status: str = "settled"
     ) -> bool:
         ((known,),) = self.sql(
-            "SELECT settle(%s, %s, %s, %s, %s, 0, 0, 0, 0, false)", (identity, status, given, made, nano)
+            "SELECT settle_call(%s, %s, %s, 0, %s, %s, 0, 0, 0, 0, false, %s, %s, %s, %s, %s, %s, '200', '', '{}')",
+            (identity, status, given, made, nano, *EVENT),
         )
         return bool(known)
 
-    def row(self) -> dict[str, Any]:
-        cursor = self.connection.execute("SELECT * FROM meter")
+    def row(self, subject: str = "tenant") -> dict[str, Any]:
+        cursor = self.connection.execute("SELECT * FROM meter WHERE subject = %s", (subject,))
         assert cursor.description
         names = [column.name for column in cursor.description]
         return dict(zip(names, cursor.fetchone() or (), strict=True))
@@ -238,9 +258,178 @@ def test_raising_and_lowering_a_limit(meter: Meter) -> None:
 def test_what_reached_no_model_is_recorded_once(meter: Meter) -> None:
     identity = uuid.uuid4()
     for _ in range(2):
-        meter.sql("SELECT record(%s, 'key', 'default', 'user', 'documents', 3, 1, 30, 7, 'p1', 'UTC')", (identity,))
+        meter.sql(
+            "SELECT record_request(%s, 'key', 'default', 'user', 'documents', 3, 1, 30, 7, 'p1', 'UTC', "
+            "'data_access', 'files.list', 'file', '', '', '', '200', '', '{}')",
+            (identity,),
+        )
     assert meter.row()["month_nano"] == 37
     assert meter.sql("SELECT database_queries, vector_searches, database_nano, vector_nano FROM totals") == [
         (3, 1, 30, 7)
     ]
     assert meter.sql("SELECT status, cost_nano FROM ledger") == [("settled", 37)]
+    assert meter.sql("SELECT id, phase, action, (details->>'cost_nano')::int FROM audit") == [
+        (identity, "event", "files.list", 37)
+    ]
+
+
+def test_a_call_is_an_intent_and_an_outcome_of_its_ids(meter: Meter) -> None:
+    identity, *_ = meter.reserve()
+    told = "SELECT id, phase, at, action, resource_id, user_id, key_uid, status, error, details FROM audit ORDER BY at"
+    ((at,),) = meter.sql("SELECT at FROM ledger")
+    intent = (identity, "intent", at, "chat.completions.create", "gpt", "user", "key", "", "", {"a": 1})
+    assert meter.sql(told) == [intent]
+    for _ in range(2):  # a settlement that is tried again is one outcome
+        meter.settle(identity, 60, 40, 777)
+    before, outcome = meter.sql(told)
+    assert before == intent
+    ((settled_at,),) = meter.sql("SELECT settled_at FROM ledger")
+    assert outcome == (identity, "outcome", settled_at, *intent[3:7], "200", "", {"cost_nano": 777})
+    # a refusal takes nothing and writes nothing: the request's own event tells it
+    assert meter.reserve(rpm=0)[1] == "too_large"
+    assert meter.sql("SELECT count(*) FROM audit") == [(2,)]
+
+
+def test_a_call_whose_process_died_has_an_outcome_and_one_more_if_it_lived(meter: Meter) -> None:
+    identity, *_ = meter.reserve(lease=0)
+    old = uuid.uuid4()  # a replica of before: without an intent
+    meter.sql(OLD_RESERVE, (old,))
+    meter.sql("UPDATE ledger SET expires_at = at")
+    assert meter.sql("SELECT expire_reservations()") == [(2,)]
+    assert meter.sql("SELECT expire_reservations()") == [(0,)]
+    told = "SELECT id, status, error, action, user_id, details FROM audit WHERE phase = 'outcome' ORDER BY at"
+    expired = (identity, "", "expired", "chat.completions.create", "user", {"cost_nano": 0})
+    assert meter.sql(told) == [expired]
+    meter.settle(identity, 10, 10, 500)
+    assert meter.sql(told) == [expired, (identity, "200", "", *expired[3:5], {"cost_nano": 500})]
+
+
+OLD_RESERVE = """
+SELECT outcome FROM reserve(%s, 'key', 'default', 'user', 'chat', 'gpt', 1, true, 100, 200, 32, 1, 0, 1000, 10, 'p1',
+                            60, 'UTC', 10, 1000, NULL, NULL, NULL)
+"""
+
+
+def test_replicas_of_before_go_on_beside_new_ones(meter: Meter) -> None:
+    """During a rollout: they share the limits, and their settlements are in the same totals."""
+    old = uuid.uuid4()
+    assert meter.sql(OLD_RESERVE, (old,)) == [("ok",)]
+    new, outcome, granted, _ = meter.reserve(rpm=10, tpm=1000, output=900)
+    assert (outcome, granted) == ("ok", pytest.approx(600, abs=2))
+    assert meter.sql("SELECT settle(%s, 'settled', 60, 40, 777, 0, 0, 0, 0, false)", (old,)) == [(True,)]
+    meter.settle(new, 60, 40, 23)
+    meter.sql("SELECT record(%s, 'key', 'default', 'user', 'documents', 3, 0, 30, 0, 'p1', 'UTC')", (uuid.uuid4(),))
+    assert meter.row()["month_nano"] == 830
+    assert meter.sql("SELECT sum(calls), sum(llm_nano), sum(database_nano) FROM totals") == [(3, 800, 30)]
+
+
+def test_cached_tokens_are_kept(meter: Meter) -> None:
+    identity, *_ = meter.reserve()
+    meter.sql(
+        "SELECT settle_call(%s, 'settled', 100, 40, 10, 7, 0, 0, 0, 0, false, %s, %s, %s, %s, %s, %s, '200', '', '{}')",
+        (identity, *EVENT),
+    )
+    assert meter.sql("SELECT tokens_in, tokens_cached, tokens_out FROM ledger") == [(100, 40, 10)]
+    assert meter.sql("SELECT tokens_in, tokens_cached, tokens_out FROM totals") == [(100, 40, 10)]
+
+
+def test_a_users_and_a_keys_limits_refuse_by_name_and_take_nothing(meter: Meter) -> None:
+    limits: dict[str, Any] = {"rpm": 100, "tpm": 10_000, "tpd": 50_000, "concurrency": 50}
+    users: dict[str, Any] = {"rpm": 2, "tpm": 5000, "tpd": 20_000, "concurrency": 5}
+    assert [meter.reserve(**limits, each_user=users)[1] for _ in range(3)] == ["ok", "ok", "user_requests"]
+    assert meter.left[1:3] == [pytest.approx(0, abs=0.1), 2]  # the headers are of the bucket that is nearly empty
+    before = meter.row(), meter.row("user:user")
+    refusals: dict[str, dict[str, Any]] = {
+        "user_concurrency": {"each_user": {"concurrency": 2}},
+        "user_tokens": {"each_user": {"tpm": 150}, "input": 149, "least": 1},
+        "user_day": {"each_user": {"tpd": 650}},
+        "key_requests": {"each_key": {"rpm": 1}, "requests": 1},
+        "key_concurrency": {"each_key": {"concurrency": 1}},
+        "too_large": {"each_key": {"tpm": 100}},
+    }
+    for outcome, change in refusals.items():
+        if outcome == "user_tokens":
+            meter.sql("UPDATE meter SET tokens = 10 WHERE subject = 'user:user'")
+            assert meter.reserve(**(limits | change))[1] == outcome
+            meter.sql("UPDATE meter SET tokens = %s WHERE subject = 'user:user'", (before[1]["tokens"],))
+            continue
+        if outcome == "key_requests":  # the key's row begins full: its first call empties it
+            assert meter.reserve(**(limits | change), user="other")[1] == "ok"
+            before = meter.row(), before[1]
+        assert meter.reserve(**(limits | change))[1] == outcome, outcome
+    assert (meter.row(), meter.row("user:user")) == before
+    # another user has a bucket of its own, and the key is shared by both
+    assert meter.reserve(**limits, each_user=users, user="second")[1] == "ok"
+
+
+def test_the_settlement_gives_back_to_all_that_were_taken_from(meter: Meter) -> None:
+    each = {"tpm": 1000, "tpd": 1000}
+    identity, outcome, granted, _ = meter.reserve(tpm=5000, each_user=each, each_key=each)
+    assert (outcome, granted) == ("ok", 200)
+    meter.settle(identity, 60, 40)
+    for subject, level in (("tenant", 4900), ("user:user", 900), ("key:key", 900)):
+        assert meter.row(subject)["tokens"] == pytest.approx(level, abs=1)
+        assert meter.row(subject)["day_tokens"] == 100
+    # the answer is clamped to what the user has left
+    assert meter.reserve(tpm=5000, output=5000, each_user={"tpm": 1000})[2] == pytest.approx(800, abs=1)
+
+
+def test_five_hundred_users_never_exceed_their_tenant(meter: Meter) -> None:
+    outcomes = [
+        meter.reserve(rpm=60, tpm=100_000, each_user={"rpm": 5, "tpm": 50_000}, user=f"user-{number}")[1]
+        for number in range(500)
+    ]
+    assert 60 <= outcomes.count("ok") <= 65
+    assert set(outcomes) == {"ok", "requests"}
+
+
+def test_idle_users_are_forgotten_but_not_what_they_used_today(meter: Meter) -> None:
+    each: dict[str, Any] = {"rpm": 10, "tpd": 500}
+    for user in ("idle", "busy"):
+        identity, *_ = meter.reserve(each_user=each, user=user)
+        meter.settle(identity, 100, 100)
+    meter.sql("UPDATE meter SET filled_at = filled_at - interval '2 hours' WHERE subject <> 'user:busy'")
+    meter.sql("SELECT expire_reservations()")
+    assert meter.sql("SELECT subject FROM meter ORDER BY 1") == [("tenant",), ("user:busy",)]
+    _, outcome, granted, _ = meter.reserve(each_user=each, user="idle", output=1000)
+    assert (outcome, granted) == ("ok", 200)  # 500 a day, 200 used, 100 of input
+    assert meter.row("user:idle")["day_tokens"] == 200
+
+
+def test_users_and_keys_at_once_neither_deadlock_nor_exceed(make: Callable[[], Meter], stack: Stack) -> None:
+    """Reservations, settlements and housekeeping of many subjects in many sessions."""
+    meter = make()
+    ((schema,),) = meter.sql("SELECT current_schema()")
+
+    def work(seed: int) -> tuple[int, int]:
+        chance, taken, tokens = random.Random(seed), 0, 0
+        with stack.postgres.connect(dbname="tenantry") as connection:
+            connection.execute(f"SET search_path = {schema}".encode())
+            own = Meter(connection)
+            for _ in range(25):
+                limits: dict[str, Any] = {"rpm": 80, "each_user": {"rpm": 20}, "each_key": {"tpm": 20_000, "rpm": 50}}
+                user, key = f"u{chance.randrange(6)}", f"k{chance.randrange(3)}"
+                identity, outcome, *_ = own.reserve(**limits, user=user, key=key)
+                if outcome == "ok":
+                    taken += 1
+                    used = chance.randrange(300)
+                    tokens += used
+                    own.settle(identity, used, 0, used)
+                elif chance.random() < 0.2:
+                    own.sql("UPDATE meter SET filled_at = filled_at WHERE subject = 'tenant'")
+                    own.sql("SELECT expire_reservations()")
+        return taken, tokens
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(8)))
+    refilled = int((time.monotonic() - started) * 80 / 60) + 1
+    taken, tokens = (sum(part) for part in zip(*results, strict=True))
+    assert 0 < taken <= 80 + refilled
+    assert meter.sql("SELECT count(*), sum(tokens_in), sum(cost_nano) FROM ledger") == [(taken, tokens, tokens)]
+    assert meter.row()["month_nano"] == tokens
+    assert meter.sql("SELECT sum((details->>'cost_nano')::bigint) FROM audit WHERE phase = 'outcome'") == [(tokens,)]
+    for column, most in (("user_name", 20), ("key_uid", 50)):
+        counted = f"SELECT count(*) AS n FROM ledger GROUP BY {column}"
+        ((highest,),) = meter.sql(f"SELECT max(n) FROM ({counted}) AS counted")
+        assert highest <= most + (time.monotonic() - started) * most / 60 + 1

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from tenantry_runtime import answers, errors, fields, ledger, metrics, tokens
+from tenantry_runtime import answers, errors, fields, limits, metrics, tokens
 from tenantry_runtime.chunking import CHUNK, OVERLAP, Chunker
 from tenantry_runtime.config import (
     Configuration,
@@ -22,9 +22,11 @@ from tenantry_runtime.config import (
     ModelPrice,
     Postgres,
     Provider,
+    SubjectLimits,
     nano_dollars,
 )
-from tenantry_runtime.ledger import Usage, cost_nano, duration, limit_headers
+from tenantry_runtime.ledger import Usage, cost_nano
+from tenantry_runtime.limits import Left, duration, limit_headers
 from tenantry_runtime.provider import usage_of
 from tenantry_runtime.retrieval import chunk_id, ingestion_of
 from tenantry_runtime.settings import CredentialsFile
@@ -100,6 +102,19 @@ def test_cost_is_exact(given_: int, made: int) -> None:
     assert cost_nano(price, Usage(given_, made)) == nano_dollars(dollars)
 
 
+def test_cached_input_has_its_own_price_where_there_is_one() -> None:
+    usage = Usage(1000, 10, cached_tokens=400)
+    assert cost_nano(ModelPrice(input_nano=100, output_nano=7), usage) == 100_070
+    assert cost_nano(ModelPrice(input_nano=100, output_nano=7, cached_input_nano=50), usage) == 80_070
+    assert cost_nano(ModelPrice(input_nano=100, output_nano=7, cached_input_nano=0), usage) == 60_070
+
+
+def test_limits_are_arrays_of_the_tenants_a_users_and_a_keys() -> None:
+    assert limits.arrays(Limits()) == ("{NULL,NULL,NULL}",) * 4
+    own = Limits(requests_per_minute=7, per_key=SubjectLimits(concurrency=0), per_user=SubjectLimits(tokens_per_day=9))
+    assert limits.arrays(own) == ("{7,NULL,NULL}", "{NULL,NULL,NULL}", "{NULL,9,NULL}", "{NULL,NULL,0}")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0ms"), (0.0004, "1ms"), (0.012, "12ms"), (1, "1s"), (6.5, "6.5s"), (60, "1m0s"), (61.25, "1m1.25s")],
@@ -109,8 +124,8 @@ def test_durations_are_openais(seconds: float, text: str) -> None:
 
 
 def test_limit_headers_are_for_the_limits_that_there_are() -> None:
-    assert limit_headers(configuration(), None, None) == {}
-    headers = limit_headers(configuration(limits=Limits(tokens_per_minute=600)), None, -30.5)
+    assert limit_headers(Left()) == {}
+    headers = limit_headers(Left(tokens=-30.5, tokens_size=600))
     assert headers == {
         "x-ratelimit-limit-tokens": "600",
         "x-ratelimit-remaining-tokens": "0",
@@ -118,10 +133,14 @@ def test_limit_headers_are_for_the_limits_that_there_are() -> None:
     }
 
 
-@pytest.mark.parametrize("outcome", ["requests", "tokens", "day", "concurrency", "budget", "too_large"])
+LIMITS = {"requests_per_minute": 5, "tokens_per_minute": 600, "tokens_per_day": 7, "concurrency": 2}
+REFUSALS = [f"{whose}{limit}" for whose in ("", "user_", "key_") for limit in limits._SENTENCES]
+
+
+@pytest.mark.parametrize("outcome", [*REFUSALS, "budget", "too_large"])
 def test_every_refusal_is_a_sentence_in_openais_object(outcome: str) -> None:
-    limits = Limits(requests_per_minute=5, tokens_per_minute=600, tokens_per_day=7, concurrency=2)
-    error = ledger._refusal(configuration(limits=limits), outcome, 12.3456, 600, 0.2, 10.9, {"x-ratelimit": "1"})
+    own = Limits(**LIMITS, per_user=SubjectLimits(**LIMITS), per_key=SubjectLimits(**LIMITS))
+    error = limits.refusal(own, outcome, 12.3456, 600, Left(0.2, 5, 10.9, 600), {"x-ratelimit": "1"})
     body = orjson.loads(bytes(error.response().body))["error"]
     assert body["message"].endswith(".")
     assert set(body) >= {"message", "type", "param", "code"}
@@ -131,6 +150,8 @@ def test_every_refusal_is_a_sentence_in_openais_object(outcome: str) -> None:
     assert error.status == 429
     assert body["limit"] == outcome
     assert body["retryAfter"] >= 12.3456
+    for whose in ("user", "key"):
+        assert (f"for one {whose}" in body["message"]) is outcome.startswith(f"{whose}_")
     assert int(error.headers["Retry-After"]) >= body["retryAfter"]
     assert (error.headers.get("x-should-retry") == "false") is (outcome == "budget")
 
@@ -163,6 +184,12 @@ def test_errors_have_openais_shape() -> None:
         ({"prompt_tokens": "3"}, None),
         (None, None),
         ([], None),
+        ({"prompt_tokens": True}, None),
+        ({"prompt_tokens": 10**30}, None),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 7}}, Usage(9, 0, cached_tokens=7)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 70}}, Usage(9, 0, cached_tokens=9)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": -7}}, Usage(9, 0)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": [7]}, Usage(9, 0)),
     ],
 )
 def test_usage_is_taken_only_where_it_can_be_counted(usage: Any, expected: Usage | None) -> None:
