@@ -147,6 +147,7 @@ class Ledger:
         self._pending: list[tuple[str, tuple[Any, ...]]] = []
         self._wake = asyncio.Event()
         self.refused: dict[str, int] = {}
+        self.events: dict[str, int] = {}
         self.unknown_keys = audit.Allowance()
 
     async def reserve(self, configuration: Configuration, caller: Caller, need: Need, event: Event) -> Reservation:
@@ -226,6 +227,7 @@ class Ledger:
         Never raises: what fails now is tried again.
         """
         reservation.event.outcome = status
+        self._count(reservation.event)
         state = "released" if released else "settled"
         values = _settlement(reservation, usage, state, status, error, queries, searches)
         try:
@@ -239,11 +241,15 @@ class Ledger:
 
         Raises StoreUnavailableError; then it is written later, as answered with 503.
         """
+        self._count(record.event)
         try:
             await self._store.fetch(*record.statement())
         except StoreUnavailableError:
             self.record_later(record)
             raise
+
+    def _count(self, event: Event) -> None:
+        self.events[event.event_type] = self.events.get(event.event_type, 0) + 1
 
     def record_later(self, record: Record) -> None:
         """The same for a request that is refused since the database is away: not now, but when it is back."""

@@ -46,6 +46,7 @@ class _Totals(Collector):
         self.rows: list[tuple[Any, ...]] = []
         self.spent_nano: int | None = None
         self.refused: dict[str, int] = {}
+        self.events: dict[str, int] = {}
 
     def collect(self) -> Iterator[Metric]:
         if self.configuration is None:
@@ -79,6 +80,10 @@ class _Totals(Collector):
         for limit, count in sorted(self.refused.items()):
             limited.add_metric([*where, limit], count)
         yield limited
+        audited = CounterMetricFamily("tenantry_audit_events", "Events of the audit.", labels=[*TENANT, "type"])
+        for event_type, count in sorted(self.events.items()):
+            audited.add_metric([*where, event_type], count)
+        yield audited
         budget = self.configuration.budget
         if budget:
             gauge = GaugeMetricFamily("tenantry_budget_dollars", "The month's budget.", labels=TENANT)
@@ -149,4 +154,5 @@ class Metrics:
                     log.warning("the ledger can't be read: metrics show its last known totals")
             self._totals.configuration = configuration
             self._totals.refused = dict(ledger.refused)
+            self._totals.events = dict(ledger.events)
             return generate_latest(self.registry)
