@@ -100,6 +100,8 @@ def test_a_killed_replica_leaves_no_phantom_spend(tenant: Tenant, upstream: Upst
     tenant.sql("UPDATE ledger SET expires_at = clock_timestamp()")
     with tenant.replica() as replica:
         eventually(lambda: tenant.sql("SELECT status, cost_nano FROM ledger") == [("expired", 0)])
+        told = "SELECT phase, status, error FROM audit ORDER BY at"
+        assert tenant.sql(told) == [("intent", "", ""), ("outcome", "", "expired")]
         ask(replica.client(tenant.key))
     assert tenant.sql("SELECT month_nano FROM meter") == [(tenant.spent(),)]
 

@@ -7,9 +7,9 @@ from typing import Any
 import openai
 import pytest
 
-from tenantry_runtime.config import Budget, Limits
+from tenantry_runtime.config import Budget, Limits, ModelPrice, SubjectLimits
 from tests.integration.runtime.stack import Replica, Stack, Tenant, eventually
-from tests.integration.runtime.upstream import Upstream
+from tests.integration.runtime.upstream import Upstream, chunk, delta
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 
@@ -48,13 +48,69 @@ def many(tenant: Tenant, replicas: tuple[Replica, ...], count: int) -> list[int]
         return list(pool.map(one, range(count)))
 
 
-def test_replicas_share_the_minutes_requests(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
+def test_three_replicas_share_the_minutes_requests(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
     tenant.apply(replicas, limits=Limits(requests_per_minute=5), budget=None)
+    with tenant.replica() as third:
+        started = time.monotonic()
+        statuses = many(tenant, (*replicas, third), 30)
+        refilled = int((time.monotonic() - started) * 5 / 60) + 1
+        assert set(statuses) == {200, 429}
+        assert 5 <= statuses.count(200) <= 5 + refilled
+
+
+def test_each_user_has_limits_of_its_own_within_the_tenants(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
+    limits = Limits(requests_per_minute=12, per_user=SubjectLimits(requests_per_minute=5))
+    tenant.apply(replicas, limits=limits, budget=None)
+    key = tenant.add_key(f"app-{time.monotonic_ns()}", act=True)
     started = time.monotonic()
-    statuses = many(tenant, replicas, 30)
-    refilled = int((time.monotonic() - started) * 5 / 60) + 1
-    assert set(statuses) == {200, 429}
-    assert 5 <= statuses.count(200) <= 5 + refilled
+
+    def one(number: int) -> str:
+        client = replicas[number % 2].client(key)
+        try:
+            ask(client, extra_headers={"X-Tenantry-User": f"user-{number % 4}"})
+        except openai.RateLimitError as error:
+            return str(error.body["limit"])
+        return "ok"
+
+    with ThreadPoolExecutor(8) as pool:
+        first = list(pool.map(one, [0] * 5 + [1] * 5 + [0] * 5))  # two users: each has its own
+        assert set(first) == {"ok", "user_requests"}
+        more = list(pool.map(one, range(40)))
+    refilled = int((time.monotonic() - started) * 12 / 60) + 1
+    assert 12 <= (first + more).count("ok") <= 12 + refilled
+    assert "requests" in more  # others have taken what the tenant has
+    ((most,),) = tenant.sql("SELECT max(n) FROM (SELECT count(*) AS n FROM ledger GROUP BY user_name) AS users")
+    assert most <= 5 + refilled
+
+
+def test_a_provider_that_tells_no_usage_is_estimated(
+    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream
+) -> None:
+    tenant.apply(replicas, limits=Limits(), budget=None)
+    del upstream.answer["usage"]
+    ask(replicas[0].client(tenant.key))
+    ((given, made, estimated),) = tenant.sql("SELECT tokens_in, tokens_out, estimated FROM ledger")
+    assert estimated
+    assert given > 50  # the system prompt is in it
+    assert 2 <= made <= 6
+
+
+def test_cached_input_is_paid_at_its_own_price(
+    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream
+) -> None:
+    before = tenant.configuration.prices
+    price = ModelPrice(input_nano=150, output_nano=600, cached_input_nano=75)
+    tenant.apply(replicas, limits=Limits(), budget=None, prices=before | {"gpt-4o-mini": price})
+    usage = {"prompt_tokens": 2000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 1920}}
+    upstream.answer["usage"] = usage
+    upstream.events = [delta("Hi"), chunk(choices=[], usage=usage)]
+    client = replicas[0].client(tenant.key)
+    ask(client)
+    list(ask(client, stream=True))
+    cost = 80 * 150 + 1920 * 75 + 10 * 600
+    assert tenant.sql("SELECT tokens_cached, llm_nano FROM ledger") == [(1920, cost)] * 2
+    assert tenant.sql("SELECT tokens_cached, llm_nano FROM totals") == [(3840, 2 * cost)]
+    tenant.apply(replicas, prices=before)
 
 
 def test_who_waits_as_long_as_told_is_not_refused_again(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
@@ -149,6 +205,9 @@ def test_fifty_parallel_calls_on_a_budget_for_three(
     assert tenant.spent() <= budget
     # reads go on, and a larger budget opens again by itself
     assert client.files.list().data == []
+    assert tenant.sql("SELECT database_queries FROM ledger WHERE kind = 'documents'") == [(1,)]
+    told = "SELECT event_type, status FROM audit WHERE action = 'files.list'"
+    assert tenant.sql(told) == [("data_access", "200")]
     tenant.configure(budget=Budget(monthly_nano=100 * each))
 
     def open_again() -> bool:
