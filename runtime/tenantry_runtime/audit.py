@@ -66,6 +66,12 @@ class Event:
             user_agent=self.user_agent,
         )
 
+    def rest(self) -> "Event":
+        """What a request did after its outcome was written: tied to it by the request's id, and not told twice."""
+        rest = self.inner(self.event_type, self.action, self.resource_type, self.resource_id)
+        rest.error = self.error
+        return rest
+
     def details(self, level: Level) -> dict[str, Any]:
         """What this level keeps."""
         if level == "Basic":

@@ -99,9 +99,8 @@ class Call:
         """Write the request's event, with what it used; raises StoreUnavailableError, and it is written later."""
         assert self.arrived is not None
         ledger = self.service.ledger
-        record = Record(
-            self.configuration, self.caller, kind, self.event, status, self.arrived, self.queries, self.searches
-        )
+        event = self.event.rest() if self.event.outcome == status else self.event
+        record = Record(self.configuration, self.caller, kind, event, status, self.arrived, self.queries, self.searches)
         self.taken()
         if self.event.error == "store_unavailable":
             ledger.record_later(record)
