@@ -17,8 +17,9 @@ from tenantry_runtime import errors
 from tenantry_runtime.audit import Event
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.keys import Caller
-from tenantry_runtime.ledger import Need, Record, Reservation, Usage
+from tenantry_runtime.ledger import Need, Reservation, Usage
 from tenantry_runtime.provider import NotSentError
+from tenantry_runtime.recording import Record
 from tenantry_runtime.store import Row, StoreUnavailableError
 
 if TYPE_CHECKING:

@@ -6,11 +6,9 @@ statement writes the audit's row in the same transaction.
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import uuid
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -20,27 +18,16 @@ from tenantry_runtime import audit, errors, limits
 from tenantry_runtime.audit import Event
 from tenantry_runtime.config import Configuration, ModelPrice
 from tenantry_runtime.keys import Caller
+from tenantry_runtime.recording import Record, function
 from tenantry_runtime.store import Row, Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
 
-def _call(columns: str, function: str, parameters: int) -> str:
-    return f"SELECT {columns} FROM {function}({', '.join(['%s'] * parameters)})"  # noqa: S608 - constants of ours
-
-
-_RESERVE = _call(
+_RESERVE = function(
     "outcome, granted, wait, fits, requests_left, requests_size, tokens_left, tokens_size", "reserve_call", 30
 )
-_SETTLE = _call("settle_call", "settle_call", 20)
-_RECORD = _call("record_request", "record_request", 20)
-# `at` is the request's arrival, on the database's clock: a row that is written twice is one row.
-_EVENT = """
-INSERT INTO audit (
-    at, id, phase, user_id, key_uid, key_name,
-    event_type, action, resource_type, resource_id, address, user_agent, status, error, details
-) VALUES (%s, %s, 'event', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
-"""
+_SETTLE = function("settle_call", "settle_call", 20)
 
 LEAST_OUTPUT = 32
 """Output tokens without which a call is not worth starting: it waits for them instead."""
@@ -84,58 +71,6 @@ class Reservation:
     event: Event
     headers: dict[str, str] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Record:
-    """A request that reached no model: its event, the status that it was answered with, and what it used.
-
-    `at`: when it arrived, on the database's clock.
-    """
-
-    configuration: Configuration
-    caller: Caller
-    kind: str
-    event: Event
-    status: int
-    at: datetime
-    queries: int
-    searches: int
-    id: uuid.UUID = field(default_factory=uuid.uuid4)
-
-    def refused(self) -> "Record":
-        """The same, answered with 503 since it could not be written down."""
-        event = dataclasses.replace(self.event, error="store_unavailable")
-        if self.status != 503:
-            event.basic = {**event.basic, "handled": str(self.status)}
-        return dataclasses.replace(self, event=event, status=503)
-
-    def statement(self) -> tuple[str, tuple[Any, ...]]:
-        """The statement that writes it, and its values; it may be run twice."""
-        configuration, caller, event = self.configuration, self.caller, self.event
-        units, budget = configuration.unit_prices, configuration.budget
-        told = (
-            *event.columns(),
-            str(self.status),
-            audit.tellable(event.error, 128),
-            audit.encoded(event.details(configuration.compliance.logging_level)),
-        )
-        if not self.queries and not self.searches:
-            return _EVENT, (self.at, self.id, caller.user, caller.key_uid, caller.key_name, *told)
-        return _RECORD, (
-            self.id,
-            caller.key_uid,
-            caller.key_name,
-            caller.user,
-            self.kind,
-            self.queries,
-            self.searches,
-            self.queries * units.database_query_nano,
-            self.searches * units.vector_search_nano,
-            configuration.prices_version,
-            budget.time_zone if budget else "UTC",
-            *told,
-        )
 
 
 class Ledger:

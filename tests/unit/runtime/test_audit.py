@@ -16,7 +16,7 @@ from tenantry_runtime.audit import MAX_DETAILS, Allowance, Event, encoded, news,
 from tenantry_runtime.config import Compliance, UnitPrices
 from tenantry_runtime.endpoint import Endpoint
 from tenantry_runtime.keys import Caller
-from tenantry_runtime.ledger import Record
+from tenantry_runtime.recording import Record
 from tenantry_runtime.routes import ROUTES
 
 from .configuration import configuration
