@@ -86,6 +86,8 @@ class Call:
         the one that the route wrote in the event; none: 200.
         """
         status, code = _outcome(sys.exception())
+        if reservation.event.error and status == GONE:
+            status = 200  # a stream that was cut off here, not by its client
         work = self.service.ledger.settle(
             reservation,
             usage,
