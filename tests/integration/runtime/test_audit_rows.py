@@ -40,7 +40,7 @@ def ask(client: openai.OpenAI, **options: Any) -> Any:
 
 def test_a_call_is_an_intent_and_an_outcome(tenant: Tenant, client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model="gpt-4o-mini", messages=HELLO, extra_headers={"User-Agent": "checks/1\x7f"}
+        model="gpt-4o-mini", messages=HELLO, extra_headers={"User-Agent": "checks/1"}
     )
     intent, outcome = rows(tenant)
     ((identity, cost),) = tenant.sql("SELECT id, cost_nano FROM ledger")
@@ -53,7 +53,7 @@ def test_a_call_is_an_intent_and_an_outcome(tenant: Tenant, client: openai.OpenA
         )
         assert (row["user_id"], row["key_name"]) == ("default", "default")
         assert row["address"] == "127.0.0.1"
-        assert row["user_agent"] == "checks/1\ufffd"
+        assert row["user_agent"] == "checks/1"
     assert (intent["status"], outcome["status"], outcome["error"]) == ("", "200", "")
     assert outcome["details"] == {"cost_nano": cost}
     details = intent["details"]
@@ -97,7 +97,7 @@ def test_refusals_are_told_as_denied(
     narrow = replicas[0].client(tenant.add_key(f"narrow-{uuid.uuid4().hex[:6]}", scopes=("embeddings",)))
     for refused in (
         lambda: client.files.retrieve("file-somebodys"),
-        lambda: client.files.retrieve("\x00\ud7ff" * 300),
+        lambda: client.files.retrieve("%00%1b" * 300),
         lambda: ask(narrow),
         lambda: client.chat.completions.create(model="gpt-9", messages=HELLO),
     ):

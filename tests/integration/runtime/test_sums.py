@@ -184,7 +184,7 @@ def test_the_sums_are_the_same_to_the_nano_dollar(stack: Stack) -> None:
             progress(0.2)
             same(tenant)
             stack.postgres.stop()
-            time.sleep(1)
+            time.sleep(4)  # longer than a request waits for a connection
             stack.postgres.start()
             for future in futures:
                 future.result(300)
