@@ -49,11 +49,11 @@ LONGEST_PAUSE_SECONDS = 10.0
 class Operator:
     """Everything wired together; `lead()` is the work of a leader."""
 
-    def __init__(self, settings: Settings, connection: Connection | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.fence = Fence()
-        self.connection = connection or Connection(counted=self.metrics.count_request, fence=self.fence)
+        self.connection = Connection(counted=self.metrics.count_request, fence=self.fence)
         # Two on one host are two.
         self.identity = settings.pod or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self.observed = Observed()
@@ -69,7 +69,8 @@ class Operator:
             self._wake,
             self.fence,
         )
-        self.leader = Leader(self.connection, settings.namespace, self.identity, settings.lease_seconds, self.fence)
+        self.leases = self.connection.for_leases()
+        self.leader = Leader(self.leases, settings.namespace, self.identity, settings.lease_seconds, self.fence)
         self.on_signals: Callable[[], None] = lambda: None
         """Called when kopf, which takes SIGTERM and SIGINT for itself while it watches, has ended."""
 
@@ -169,6 +170,7 @@ class Operator:
             for server in servers:
                 await server.cleanup()
             await self.regions.close()
+            await self.leases.close()
             await self.connection.close()
 
     async def _lead_while_held(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from kubernetes.client import Configuration
 
 from tenantry.backends import connection as connections
-from tenantry.backends.connection import LEASES, ApiError, Connection
+from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.fence import Fence, clock
 from tests.certificates import Authority
 
@@ -152,7 +152,7 @@ async def test_a_certificate_of_somebody_else(tmp_path) -> None:
         server.close()
 
 
-async def test_nothing_but_leases_is_written_while_the_fence_is_shut() -> None:
+async def test_nothing_is_written_while_the_fence_is_shut_but_where_a_lease_is() -> None:
     fence = Fence()
     server = Server(http(200, b"{}"))
     async with served(server, fence) as connection:
@@ -164,7 +164,9 @@ async def test_nothing_but_leases_is_written_while_the_fence_is_shut() -> None:
             assert raised.value.unavailable
         assert server.asked == ["PATCH"]
         await ask(connection, "get")
-        await connection.request("patch", f"{LEASES}v1/namespaces/default/leases/x", resource="leases", body={})
+        leases = connection.for_leases()
+        await ask(leases, "patch")
+        await leases.close()
         fence.open_until(clock() + 60)
         await ask(connection, "delete")
     assert server.asked == ["PATCH", "GET", "PATCH", "DELETE"]

@@ -27,8 +27,6 @@ CONNECTIONS = 32
 """At once, of which each watch holds one.  More are not faster (the API server is the bound), and each takes 256 KiB,
 asyncio's buffer for TLS, for good: the pool uses all of them in turn, so that under steady work none is ever idle.
 """
-LEASES = "/apis/coordination.k8s.io/"
-"""Written also while the fence is shut: that is how a replica comes to lead."""
 FIRST_PAUSE_SECONDS = 0.1
 ATTEMPTS = 4
 """Tries for a request that never reached the server or was told to come again (429, 503)."""
@@ -65,8 +63,8 @@ def ssl_context(made: Any) -> ssl.SSLContext:
     return context
 
 
-def _fenced(fence: Fence, method: str, path: str) -> bool:
-    return fence.shuts_out and method != "GET" and not path.startswith(LEASES)
+def _fenced(fence: Fence, method: str) -> bool:
+    return fence.shuts_out and method != "GET"
 
 
 class FencedConnector(aiohttp.TCPConnector):
@@ -80,7 +78,7 @@ class FencedConnector(aiohttp.TCPConnector):
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> aiohttp.connector.Connection:
         connection = await super().connect(req, traces, timeout)
-        if _fenced(self._fence, req.method, req.url.path):
+        if _fenced(self._fence, req.method):
             connection.release()
             raise ApiError(0, "Fenced", MESSAGE)
         return connection
@@ -95,13 +93,19 @@ class Connection:
         counted: Callable[[str, str], None] | None = None,
         fence: Fence | None = None,
     ) -> None:
-        """`fence`: nothing but Leases is written while it is shut."""
+        """`fence`: nothing is written while it is shut."""
         self._configuration = made or configuration()
         self._ssl = ssl_context(self._configuration)
         self._session: aiohttp.ClientSession | None = None
         self._fence = fence or Fence()
         self._counted = counted or (lambda verb, resource: None)
         self.requests: Counter[tuple[str, str]] = Counter()
+
+    def for_leases(self) -> "Connection":
+        """Another of the same user's: no fence, since a Lease is how a replica comes to lead, and sockets of its own,
+        since a renewal that waits behind a burst of other requests comes too late.
+        """
+        return Connection(self._configuration, self._counted)
 
     @property
     def server(self) -> str:
@@ -155,7 +159,7 @@ class Connection:
         data = json.dumps(body).encode() if body is not None else None
         pause = FIRST_PAUSE_SECONDS
         for attempt in range(1, ATTEMPTS + 1):
-            if _fenced(self._fence, method, path):
+            if _fenced(self._fence, method):
                 raise ApiError(0, "Fenced", MESSAGE)
             headers = {"Accept": "application/json"}
             if data is not None:
