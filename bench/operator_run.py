@@ -146,13 +146,15 @@ def leads(replica: Replica) -> bool:
 
 
 def settle(replica: Replica) -> None:
-    """Until nothing is in line, three looks in a row; each look costs the operator a page of metrics."""
-    quiet, done = 0, -1.0
+    """Until nothing is in line, three looks in a row; each look costs the operator a page of metrics.
+
+    Of many tenants some are always looked at again (resync), so that it never does nothing at all.
+    """
+    quiet = 0
 
     def look() -> bool:
-        nonlocal quiet, done
-        before, done = done, replica.value("tenantry_reconcile_total")
-        quiet = quiet + 1 if replica.value("tenantry_queue_depth") == 0 and done == before else 0
+        nonlocal quiet
+        quiet = quiet + 1 if replica.value("tenantry_queue_depth") == 0 else 0
         return quiet == 3
 
     wait(look, "nothing in line or under way", 1800, 1)

@@ -331,4 +331,4 @@ def _ends_with_us() -> list[str]:
 
 def _environment(folder: Path) -> Mapping[str, str]:
     """Nothing of the caller's KUBECONFIG, proxies or kubectl's caches; memory is given for CPU, of which tests lack."""
-    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(folder), "GOGC": "400"}
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(folder), "GOGC": "400", "GOMEMLIMIT": "3GiB"}
