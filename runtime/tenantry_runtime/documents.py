@@ -10,14 +10,16 @@ import orjson
 from tenantry_runtime import errors
 from tenantry_runtime.call import Call
 from tenantry_runtime.fields import Body, is_id
-from tenantry_runtime.keys import Caller
 from tenantry_runtime.store import Row
 
 PART = 1024 * 1024
 """Bytes of a file that one row holds."""
 MAX_STORES = 1000
 
-_CHANGED = "UPDATE documents_state SET changed_at = clock_timestamp()"
+CHANGED = """
+UPDATE documents_state SET changed_at = greatest(clock_timestamp(), changed_at + interval '1 microsecond')
+"""
+"""In the transaction of each change of what a search can find: answers of before it are not served again."""
 FILE_COLUMNS = "id, filename, purpose, bytes, created_at"
 _STORE_COLUMNS = "s.id, s.name, s.metadata, s.created_at"
 _COUNTS = """
@@ -27,7 +29,6 @@ _COUNTS = """
 _STORE_FROM = """
 FROM vector_stores s LEFT JOIN vector_store_files v ON v.store_id = s.id AND v.status <> 'deleting'
 """
-ATTACHED_COLUMNS = "file_id, store_id, status, error_code, error_message, attributes, usage_bytes, created_at"
 
 
 def new_id(prefix: str) -> str:
@@ -64,6 +65,13 @@ async def get_file(call: Call, identity: str) -> Row:
     if row is None:
         raise errors.not_found("file")
     return row
+
+
+async def know_files(call: Call, identities: list[str]) -> None:
+    """Raises 404 where one of these is no file."""
+    known = await call.fetch("SELECT id FROM files WHERE id = ANY(%s) AND status = 'uploaded'", (identities,))
+    if len(known) < len(set(identities)):
+        raise errors.not_found("file")
 
 
 async def add_file(call: Call, filename: str, purpose: str, size: int, parts: AsyncIterator[bytes]) -> Row:
@@ -108,7 +116,7 @@ async def delete_file(call: Call, identity: str) -> None:
     await get_file(call, identity)
     async with call.service.store.transaction() as connection:
         await connection.execute("DELETE FROM files WHERE id = %s", (identity,))
-        await _detach(connection, "file_id = %s", (identity,))
+        await take_out(connection, "file_id = %s", (identity,))
     call.queries += 3
     call.service.ingestion.wake()
 
@@ -180,64 +188,12 @@ async def delete_store(call: Call, identity: str) -> None:
     await get_store(call, identity)
     async with call.service.store.transaction() as connection:
         await connection.execute("DELETE FROM vector_stores WHERE id = %s", (identity,))
-        await _detach(connection, "store_id = %s", (identity,))
+        await take_out(connection, "store_id = %s", (identity,))
     call.queries += 3
     call.service.ingestion.wake()
 
 
-# --- Files in vector stores ----------------------------------------------------------------------------------
-
-
-def attached_object(row: Row) -> Body:
-    file_id, store_id, status, code, message, attributes, size, created_at = row
-    return {
-        "id": file_id,
-        "object": "vector_store.file",
-        "created_at": seconds(created_at),
-        "vector_store_id": store_id,
-        "status": status,
-        "usage_bytes": size,
-        "last_error": {"code": code, "message": message} if code else None,
-        "attributes": attributes,
-        "chunking_strategy": {"type": "other"},
-    }
-
-
-async def get_attached(call: Call, store_id: str, file_id: str) -> Row:
-    row = None
-    if is_id(store_id) and is_id(file_id):
-        row = await call.one(
-            f"SELECT {ATTACHED_COLUMNS} FROM vector_store_files "  # noqa: S608
-            "WHERE store_id = %s AND file_id = %s AND status <> 'deleting'",
-            (store_id, file_id),
-        )
-    if row is None:
-        raise errors.not_found("file in this vector store")
-    return row
-
-
-async def attach(call: Call, store_id: str, file_id: str, attributes: Body) -> None:
-    """Begin an ingestion; a file that is in the store already stays as it is.  Raises 404 for unknown ids."""
-    await get_file(call, file_id)
-    caller: Caller = call.caller
-    await call.fetch(
-        "INSERT INTO vector_store_files (id, store_id, file_id, status, attributes, key_uid, key_name, user_name) "
-        "VALUES (gen_random_uuid(), %s, %s, 'in_progress', %s::jsonb, %s, %s, %s) "
-        "ON CONFLICT (store_id, file_id) WHERE status <> 'deleting' DO NOTHING",
-        (store_id, file_id, orjson.dumps(attributes).decode(), caller.key_uid, caller.key_name, caller.user),
-    )
-    call.service.ingestion.wake()
-
-
-async def detach(call: Call, store_id: str, file_id: str) -> None:
-    await get_attached(call, store_id, file_id)
-    async with call.service.store.transaction() as connection:
-        await _detach(connection, "store_id = %s AND file_id = %s", (store_id, file_id))
-    call.queries += 2
-    call.service.ingestion.wake()
-
-
-async def _detach(connection: Any, condition: str, values: tuple[str, ...]) -> None:
+async def take_out(connection: Any, condition: str, values: tuple[str, ...]) -> None:
     """What is not completed may be at work elsewhere: its lease (retry_at) is left, and waited for."""
     await connection.execute(
         f"UPDATE vector_store_files SET status = 'deleting', attempts = 0, "  # noqa: S608
@@ -245,4 +201,4 @@ async def _detach(connection: Any, condition: str, values: tuple[str, ...]) -> N
         f"WHERE status <> 'deleting' AND {condition}".encode(),
         values,
     )
-    await connection.execute(_CHANGED)
+    await connection.execute(CHANGED.encode())

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tenantry_runtime import errors, tokens
+from tenantry_runtime import documents, errors, extract, tokens
 from tenantry_runtime.audit import Event
 from tenantry_runtime.chunking import Chunker
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.keys import Caller
 from tenantry_runtime.ledger import Need, Usage
 from tenantry_runtime.provider import NotSentError
+from tenantry_runtime.reading import DeletedError, Reading, parts
 from tenantry_runtime.retrieval import chunk_id
 from tenantry_runtime.store import StoreUnavailableError
 from tenantry_runtime.vectors import Chunk, VectorsUnavailableError
@@ -42,21 +43,23 @@ UPDATE vector_store_files SET retry_at = clock_timestamp() + interval '{LEASE_SE
 WHERE id = (
     SELECT id FROM vector_store_files
     WHERE status IN ('in_progress', 'deleting') AND retry_at <= clock_timestamp()
+          AND (%s OR NOT unread OR status = 'deleting')
     ORDER BY retry_at LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING id, store_id, file_id, status, chunks, attempts, key_uid, key_name, user_name
+RETURNING id, store_id, file_id, status, chunks, attempts, unread, key_uid, key_name, user_name,
+          (SELECT filename FROM files WHERE files.id = vector_store_files.file_id)
 """  # noqa: S608 - constants of ours
 _ADVANCE = f"""
 UPDATE vector_store_files SET chunks = %s, usage_bytes = usage_bytes + %s, attempts = 0,
        retry_at = clock_timestamp() + interval '{LEASE_SECONDS} seconds'
 WHERE id = %s AND status = 'in_progress' RETURNING id
 """  # noqa: S608
-_COMPLETE = """
+_COMPLETE = f"""
 WITH done AS (
     UPDATE vector_store_files SET status = 'completed' WHERE id = %s AND status = 'in_progress' RETURNING id
 )
-UPDATE documents_state SET changed_at = clock_timestamp() WHERE EXISTS (SELECT 1 FROM done) RETURNING id
-"""
+{documents.CHANGED} WHERE EXISTS (SELECT 1 FROM done) RETURNING id
+"""  # noqa: S608
 _FAIL = """
 UPDATE vector_store_files SET status = 'failed', error_code = %s, error_message = %s
 WHERE id = %s AND status = 'in_progress'
@@ -73,6 +76,8 @@ class Work:
     status: str
     chunks: int
     attempts: int
+    filename: str | None
+    """None: the file is gone."""
     caller: Caller
 
 
@@ -84,16 +89,13 @@ class _WaitError(Exception):
         self.seconds = seconds
 
 
-class _DeletedError(Exception):
-    """The row was deleted while it was worked on."""
-
-
 class Ingestion:
     """One worker a process: it works on one row at a time, so that documents never crowd out questions."""
 
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._wake = asyncio.Event()
+        self._reading = Reading(self.wake, LEASE_SECONDS)
 
     def wake(self) -> None:
         """There is work: look now."""
@@ -101,38 +103,43 @@ class Ingestion:
 
     async def run(self, every: float = 2) -> None:
         """Work until cancelled."""
-        while True:
-            self._wake.clear()
-            try:
-                while await self._next():
-                    pass
-            except StoreUnavailableError:
-                await asyncio.sleep(1)
-            except Exception:
-                log.exception("an ingestion failed in a way it must not; it is tried again")
-                await asyncio.sleep(1)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(every):
-                    await self._wake.wait()
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    while await self._next():
+                        pass
+                except StoreUnavailableError:
+                    await asyncio.sleep(1)
+                except Exception:
+                    log.exception("an ingestion failed in a way it must not; it is tried again")
+                    await asyncio.sleep(1)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every):
+                        await self._wake.wait()
+        finally:
+            await self._reading.stop()
 
     async def _next(self) -> bool:
         configuration = self._service.live.current
         if configuration is None or configuration.suspended:
             return False
-        row = await self._service.store.one(_TAKE)
+        row = await self._service.store.one(_TAKE, (not self._reading.busy,))
         if row is None:
             return False
-        identity, store_id, file_id, status, written, attempts, key_uid, key_name, user = row
+        identity, store_id, file_id, status, written, attempts, unread, key_uid, key_name, user, filename = row
         caller = Caller(key_uid, key_name, user, frozenset())
-        work = Work(identity, store_id, file_id, status, written, attempts, caller)
+        work = Work(identity, store_id, file_id, status, written, attempts, filename, caller)
         try:
             if status == "deleting":
                 await self._remove(work)
+            elif unread and filename and (kind := extract.kind_of(filename)):
+                self._reading.begin(self._service.store, file_id, kind, attempts)
             else:
                 await self._ingest(work, configuration)
         except _WaitError as wait:
             await self._service.store.fetch(_LATER, (wait.seconds, work.id))
-        except _DeletedError:
+        except DeletedError:
             await self._service.store.fetch(_LATER, (0, work.id))
         except VectorsUnavailableError:
             await self._service.store.fetch(_LATER, (min(60, 2**work.attempts), work.id))
@@ -150,7 +157,7 @@ class Ingestion:
         batch: list[str] = []
         number = 0
         try:
-            async for text in self._chunks(work.file_id):
+            async for text in self._chunks(work):
                 number += 1
                 if number <= done:
                     continue
@@ -178,22 +185,15 @@ class Ingestion:
         code = "rate_limit_exceeded" if error.status == 429 else "server_error"
         await self._service.store.fetch(_FAIL, (code, error.message, work.id))
 
-    async def _chunks(self, file_id: str) -> AsyncIterator[str]:
+    async def _chunks(self, work: Work) -> AsyncIterator[str]:
         """The file's chunks, always the same ones in the same order."""
-        decoder, chunker = codecs.getincrementaldecoder("utf-8")(), Chunker()
-        async for data in self._parts(file_id):
+        decoder, chunker = codecs.getincrementaldecoder("utf-8-sig")(), Chunker()
+        was_read = extract.kind_of(work.filename or "") is not None
+        async for data in parts(self._service.store, work.file_id, text=was_read):
             for text in chunker.feed(decoder.decode(data)):
                 yield text
         for text in (*chunker.feed(decoder.decode(b"", final=True)), *chunker.end()):
             yield text
-
-    async def _parts(self, file_id: str) -> AsyncIterator[bytes]:
-        number = 0
-        while row := await self._service.store.one(
-            "SELECT data FROM file_parts WHERE file_id = %s AND part = %s", (file_id, number)
-        ):
-            yield bytes(row[0])
-            number += 1
 
     async def _write(self, work: Work, configuration: Configuration, done: int, texts: list[str]) -> int:
         """Embed and insert these chunks, in as many calls as the minute's tokens ask for; how many are written."""
@@ -219,11 +219,11 @@ class Ingestion:
                 ]
             )
             done += count
-            if not await self._service.store.fetch(_ADVANCE, (done, sum(map(len, now)), work.id)):
+            if not await self._service.store.fetch(_ADVANCE, (done, sum(map(tokens.byte_length, now)), work.id)):
                 # Deleted in the meantime.  What was just written is taken out again here: the row's count of
                 # chunks, by which the others are removed, does not know of it.
                 await self._service.vectors.delete(ids)
-                raise _DeletedError
+                raise DeletedError
         return done
 
     async def _embed(self, work: Work, configuration: Configuration, texts: list[str]) -> list[list[float]]:

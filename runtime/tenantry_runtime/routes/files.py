@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message
 
-from tenantry_runtime import documents, errors
+from tenantry_runtime import documents, errors, extract
 from tenantry_runtime.answers import PAGE, json_answer, list_of, page
 from tenantry_runtime.call import Call
 from tenantry_runtime.endpoint import Endpoint
 
 PURPOSES = ("assistants", "user_data")
-TYPES = (".txt", ".md", ".markdown", ".json", ".csv")
+TYPES = (".txt", ".md", ".markdown", ".json", ".csv", *extract.READ)
 _FORM_BYTES = 64 * 1024
 """What a form may hold besides its file."""
 
@@ -34,7 +34,7 @@ async def create_file(call: Call) -> Response:
             if purpose not in PURPOSES:
                 raise errors.invalid(f"purpose must be one of {', '.join(PURPOSES)}.", "purpose")
             name = _name(upload.filename or "")
-            size = await _check_text(upload)
+            size = await (_size(upload) if extract.kind_of(name) else _check_text(upload))
             if size > most:
                 raise _too_large(most)
             row = await documents.add_file(call, name, str(purpose), size, _parts(upload))
@@ -82,6 +82,10 @@ async def _parts(upload: UploadFile) -> AsyncIterator[bytes]:
     await upload.seek(0)
     while data := await upload.read(documents.PART):
         yield data
+
+
+async def _size(upload: UploadFile) -> int:
+    return sum([len(data) async for data in _parts(upload)])
 
 
 async def _check_text(upload: UploadFile) -> int:
@@ -154,7 +158,7 @@ ROUTES = (
         "POST",
         "/v1/files",
         "create",
-        "Upload a document (text, markdown, JSON, CSV; UTF-8).",
+        "Upload a document (text, markdown, JSON, CSV, as UTF-8; HTML, PDF).",
         create_file,
         body_type="multipart/form-data",
         body={

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tenantry_runtime import documents, errors, fields
+from tenantry_runtime import attachments, documents, errors, fields
 from tenantry_runtime.answers import PAGE, deleted, json_answer, list_of, page
 from tenantry_runtime.call import Call
 from tenantry_runtime.endpoint import Endpoint
@@ -18,12 +18,12 @@ async def create_store(call: Call) -> Response:
     fields.only(body, frozenset({"name", "metadata", "file_ids"}))
     name = fields.text(body, "name", "", 256) or ""
     metadata, file_ids = fields.labels(body, "metadata"), fields.ids(body, "file_ids", 100)
-    for file_id in file_ids:
-        await documents.get_file(call, file_id)
+    if file_ids:
+        await documents.know_files(call, file_ids)
     identity = await documents.add_store(call, name, metadata)
     call.event.resource_id = identity
-    for file_id in file_ids:
-        await documents.attach(call, identity, file_id, {})
+    if file_ids:
+        await attachments.attach(call, identity, {file_id: {} for file_id in file_ids})
     return json_answer(documents.store_object(await documents.get_store(call, identity)))
 
 
@@ -53,8 +53,8 @@ async def attach_file(call: Call) -> Response:
     file_id = fields.text(body, "file_id", longest=64)
     if not file_id:
         raise errors.invalid("file_id must be the id of an uploaded file.", "file_id")
-    await documents.attach(call, _store_id(call), file_id, fields.labels(body, "attributes"))
-    return json_answer(documents.attached_object(await documents.get_attached(call, _store_id(call), file_id)))
+    await attachments.attach(call, _store_id(call), {file_id: fields.labels(body, "attributes")})
+    return json_answer(attachments.attached_object(await attachments.get_attached(call, _store_id(call), file_id)))
 
 
 async def list_attached(call: Call) -> Response:
@@ -65,24 +65,24 @@ async def list_attached(call: Call) -> Response:
         raise errors.invalid(f"filter must be one of {', '.join(_STATUSES)}.", "filter")
     order, compare = ("DESC", "<") if descending else ("ASC", ">")
     rows = await call.fetch(
-        f"SELECT {documents.ATTACHED_COLUMNS} FROM vector_store_files "  # noqa: S608
+        f"SELECT {attachments.COLUMNS} FROM vector_store_files "  # noqa: S608
         "WHERE store_id = %s AND status <> 'deleting' AND (%s::text IS NULL OR status = %s) AND (%s::text IS NULL OR "
         f"(created_at, file_id) {compare} (SELECT created_at, file_id FROM vector_store_files "
         "WHERE store_id = %s AND file_id = %s AND status <> 'deleting')) "
         f"ORDER BY created_at {order}, file_id {order} LIMIT %s",
         (_store_id(call), status, status, after, _store_id(call), after, limit + 1),
     )
-    return json_answer(list_of([documents.attached_object(row) for row in rows[:limit]], len(rows) > limit))
+    return json_answer(list_of([attachments.attached_object(row) for row in rows[:limit]], len(rows) > limit))
 
 
 async def get_attached(call: Call) -> Response:
-    row = await documents.get_attached(call, _store_id(call), call.request.path_params["file_id"])
-    return json_answer(documents.attached_object(row))
+    row = await attachments.get_attached(call, _store_id(call), call.request.path_params["file_id"])
+    return json_answer(attachments.attached_object(row))
 
 
 async def detach_file(call: Call) -> Response:
     file_id = call.request.path_params["file_id"]
-    await documents.detach(call, _store_id(call), file_id)
+    await attachments.detach(call, _store_id(call), file_id)
     return deleted(file_id, "vector_store.file")
 
 
