@@ -194,10 +194,10 @@ async def delete_store(call: Call, identity: str) -> None:
 
 
 async def take_out(connection: Any, condition: str, values: tuple[str, ...]) -> None:
-    """What is not completed may be at work elsewhere: its lease (retry_at) is left, and waited for."""
+    """What is being written may be at work elsewhere: its lease (retry_at) is left, and waited for."""
     await connection.execute(
         f"UPDATE vector_store_files SET status = 'deleting', attempts = 0, "  # noqa: S608
-        "retry_at = CASE WHEN status = 'in_progress' THEN retry_at ELSE clock_timestamp() END "
+        "retry_at = CASE WHEN status = 'in_progress' AND NOT unread THEN retry_at ELSE clock_timestamp() END "
         f"WHERE status <> 'deleting' AND {condition}".encode(),
         values,
     )

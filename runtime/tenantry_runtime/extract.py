@@ -24,7 +24,7 @@ READ = tuple(KINDS)
 
 WALL_SECONDS = 600
 """For so long a file is read at most, where others need the processor too."""
-BEAT_SECONDS = 20
+BEAT_SECONDS = 5
 """So often the caller hears that the reading goes on."""
 
 _MEMORY = "The file takes too much memory to read: split it, or save it anew."
