@@ -140,6 +140,12 @@ def test_nothing_is_said_where_pinned_and_tier_agree() -> None:
         ),
         (
             "free",
+            {"ai": {"limits": {"perUser": {"tokensPerMinute": 1001}}}},
+            Reason.QUOTA_ABOVE_CEILING,
+            "spec.ai.limits.perUser.tokensPerMinute is 1001, tier 'free' allows at most 1000",
+        ),
+        (
+            "free",
             {"ai": {"budget": {"monthly": "1.01"}}},
             Reason.QUOTA_ABOVE_CEILING,
             "spec.ai.budget.monthly is 1.01, tier 'free' allows at most 1",
@@ -221,6 +227,21 @@ def test_as_far_as_the_tier_goes(spec: dict[str, Any]) -> None:
     samples.resolved("acme", "free", **spec)
 
 
+def test_limits_of_one_user_are_the_tenants_own_over_the_tiers() -> None:
+    one = {"requestsPerMinute": 10, "concurrency": 2}
+    tiers = {"free": samples.tier("free", limits={"tokensPerDay": 900, "perUser": one})}
+    assert samples.resolved(tiers_by_name=tiers).limits == tiers["free"].spec.limits
+    found = samples.resolved(tiers_by_name=tiers, ai={"limits": {"perUser": {"concurrency": 1}}}).limits
+    assert found.per_user is not None
+    assert (found.per_user.requests_per_minute, found.per_user.concurrency, found.per_key) == (10, 1, None)
+    reason, message = only(samples.tenant(ai={"limits": {"perUser": {"concurrency": 3}}}), tiers=tiers)
+    assert reason is Reason.QUOTA_ABOVE_CEILING
+    assert "spec.ai.limits.perUser.concurrency is 3, tier 'free' allows at most 2" in message
+    assert (
+        "perKey.tokensPerDay" in only(samples.tenant(ai={"limits": {"perKey": {"tokensPerDay": 901}}}), tiers=tiers)[1]
+    )
+
+
 def test_a_ceiling_above_the_quota() -> None:
     ceiling = samples.tier("free", quotaCeiling={"cpu": "4", "memory": "8Gi", "pods": 40, "storage": "50Gi"})
     tiers = {"free": ceiling}
@@ -276,8 +297,9 @@ def test_any_tenant_resolves_within_its_tier_or_is_told_why(tenant: Tenant) -> N
     tier = TIERS[tenant.spec.tier].spec
     for key in ("cpu", "memory", "pods", "storage", "ephemeral_storage"):
         assert quantity.parse(getattr(found.quota, key)) <= quantity.parse(getattr(tier.quota, key))
-    for key, value in found.limits.model_dump().items():
-        assert value <= getattr(tier.limits, key)
+    for limits in (found.limits, found.limits.per_user, found.limits.per_key):
+        for key in ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrency"):
+            assert limits is None or (getattr(limits, key) or 0) <= getattr(tier.limits, key)
     assert found.budget is not None
     assert tier.budget is not None
     assert Decimal(found.budget.monthly) <= Decimal(tier.budget.monthly)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tenantry.api.base import (
+    DECIMAL,
     Amount,
     ApiModel,
     Jurisdiction,
@@ -61,6 +62,11 @@ class ModelOffer(ApiModel):
     name: ModelName = Field(description="As the provider calls it.")
     input_per_million: Amount
     output_per_million: Amount = "0"
+    cached_input_per_million: Amount | None = Field(
+        default=None,
+        description="For input that the provider had in its own cache, where it bills that for less; "
+        "inputPerMillion if unset.",
+    )
 
 
 class UnitPrices(ApiModel):
@@ -150,6 +156,13 @@ class DataRegion(Resource):
             rule(
                 "self.provider.models.exists(m, m.name == self.embedding.model)",
                 "spec.embedding.model must be listed, with its price, in spec.provider.models",
-            )
+            ),
+            rule(
+                "self.provider.models.all(m, !has(m.cachedInputPerMillion) || "
+                f"!m.cachedInputPerMillion.matches(r'{DECIMAL}') || !m.inputPerMillion.matches(r'{DECIMAL}') || "
+                "double(m.cachedInputPerMillion) <= double(m.inputPerMillion))",
+                "spec.provider.models[].cachedInputPerMillion must not be above inputPerMillion, "
+                "by which calls are reserved",
+            ),
         )
     )

@@ -53,8 +53,8 @@ class QuotaOverride(ApiModel):
     ephemeral_storage: Quantity | None = Field(default=None, description="Bytes of local ephemeral storage.")
 
 
-class Limits(ApiModel):
-    """What a tenant may use of the model.  Unset means the tier's, and in a tier: no limit."""
+class SubjectLimits(ApiModel):
+    """What one user, or one key, may take of its tenant's limits.  Unset means the tier's, and in a tier: no limit."""
 
     requests_per_minute: int | None = Field(
         default=None, ge=1, le=10_000_000, description="Token bucket, refilled continuously."
@@ -71,6 +71,13 @@ class Limits(ApiModel):
     concurrency: int | None = Field(
         default=None, ge=1, le=100_000, description="Calls under way at once, over all replicas."
     )
+
+
+class Limits(SubjectLimits):
+    """What a tenant may use of the model.  Unset means the tier's, and in a tier: no limit."""
+
+    per_user: SubjectLimits | None = Field(default=None, description="For each of its users; together the tenant's.")
+    per_key: SubjectLimits | None = Field(default=None, description="For each of its keys; together the tenant's.")
 
 
 Percent = Annotated[int, Field(ge=1, le=1000)]

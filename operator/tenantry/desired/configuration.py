@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from tenantry import names
 from tenantry.api import quantity
+from tenantry.api.tier import SubjectLimits
 from tenantry.credentials import Credentials, slot
 from tenantry.desired.meta import DesiredError
 from tenantry.desired.secrets import postgres_database
@@ -41,6 +42,8 @@ def configuration(resolved: Resolved) -> config.Configuration:
             tokens_per_minute=limits.tokens_per_minute,
             tokens_per_day=limits.tokens_per_day,
             concurrency=limits.concurrency,
+            per_user=_subject(limits.per_user),
+            per_key=_subject(limits.per_key),
         ),
         budget=None
         if budget is None
@@ -70,6 +73,10 @@ def configuration(resolved: Resolved) -> config.Configuration:
     )
 
 
+def _subject(limits: SubjectLimits | None) -> config.SubjectLimits | None:
+    return config.SubjectLimits.model_validate(limits.model_dump()) if limits else None
+
+
 def unit_prices(resolved: Resolved) -> config.UnitPrices:
     """Amounts have at most nine decimals, so each is a whole number of nano-dollars."""
     own = resolved.region_spec.provider.unit_prices
@@ -86,6 +93,9 @@ def prices(resolved: Resolved) -> dict[str, config.ModelPrice]:
         offer.name: config.ModelPrice(
             input_nano=_nano_per_token(resolved, offer.name, "inputPerMillion", offer.input_per_million),
             output_nano=_nano_per_token(resolved, offer.name, "outputPerMillion", offer.output_per_million),
+            cached_input_nano=None
+            if offer.cached_input_per_million is None
+            else _nano_per_token(resolved, offer.name, "cachedInputPerMillion", offer.cached_input_per_million),
         )
         for offer in sorted(resolved.region_spec.provider.models, key=lambda offer: offer.name)
         if offer.name in wanted

@@ -3,6 +3,7 @@
 Each function gives what is in force and what is wrong with it.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ from tenantry.api import quantity
 from tenantry.api.base import ApiModel
 from tenantry.api.conditions import Reason
 from tenantry.api.tenant import Tenant
-from tenantry.api.tier import Budget, Limits, Quota, ResourceAmounts, TenantTier
+from tenantry.api.tier import Budget, Limits, Quota, ResourceAmounts, SubjectLimits, TenantTier
 from tenantry.resolve.resolved import Problem
 
 
@@ -30,13 +31,33 @@ def quota(tenant: Tenant, tier: TenantTier) -> tuple[Quota, list[Problem]]:
 
 
 def limits(tenant: Tenant, tier: TenantTier) -> tuple[Limits, list[Problem]]:
-    own = _set(tenant.spec.ai.limits)
-    problems = [
-        _above(tier, f"spec.ai.limits.{to_camel(key)}", value, most)
+    """A limit of one user or key is measured by the tier's for one, and where that has none by the one for all."""
+    own, usual = tenant.spec.ai.limits, tier.spec.limits
+    problems = _above_all(tier, "spec.ai.limits", _amounts(own), usual)
+    found: dict[str, Any] = _amounts(own)
+    for part in _SUBJECTS:
+        mine, theirs = getattr(own, part) or SubjectLimits(), getattr(usual, part) or SubjectLimits()
+        ceiling = SubjectLimits(**{**_amounts(usual), **_amounts(theirs)})
+        problems += _above_all(tier, f"spec.ai.limits.{to_camel(part)}", _amounts(mine), ceiling)
+        if amounts := {**_amounts(theirs), **_amounts(mine)}:
+            found[part] = SubjectLimits(**amounts)
+    return usual.model_copy(update=found), problems
+
+
+_SUBJECTS = ("per_user", "per_key")
+
+
+def _amounts(limits: SubjectLimits) -> dict[str, int]:
+    """The four that are set."""
+    return {key: value for key, value in _set(limits).items() if key not in _SUBJECTS}
+
+
+def _above_all(tier: TenantTier, where: str, own: Mapping[str, int], most: SubjectLimits) -> list[Problem]:
+    return [
+        _above(tier, f"{where}.{to_camel(key)}", value, ceiling)
         for key, value in own.items()
-        if (most := getattr(tier.spec.limits, key)) is not None and value > most
+        if (ceiling := getattr(most, key)) is not None and value > ceiling
     ]
-    return tier.spec.limits.model_copy(update=own), problems
 
 
 def budget(tenant: Tenant, tier: TenantTier) -> tuple[Budget | None, list[Problem]]:

@@ -42,6 +42,17 @@ def spaces(*suffixes: str) -> Object:
     return {"namespaces": [{"suffix": suffix} for suffix in suffixes]}
 
 
+def limit(**limits: Object) -> Object:
+    return {"ai": {"limits": limits}}
+
+
+def cached(price: str) -> Object:
+    """The sample region with this price for cached input of its first model."""
+    first, *others = samples.REGION["provider"]["models"]
+    models = [{**first, "cachedInputPerMillion": price}, *others]
+    return {"provider": {**samples.REGION["provider"], "models": models}}
+
+
 EVERYBODY = "spec.owners[].name must not stand for everybody"
 SUFFIX = 'spec.namespaces[].suffix must be a DNS label without "--"'
 ACCOUNT = "spec.owners[].name and namespace of a ServiceAccount must be names as Kubernetes has them"
@@ -111,6 +122,15 @@ RULES: list[tuple[str, Object, Object, str]] = [
         {},
         "spec.provider.models[0].inputPerMillion",
     ),
+    (
+        "DataRegion",
+        cached("0.16"),
+        cached("0.15"),
+        "spec.provider.models[].cachedInputPerMillion must not be above inputPerMillion",
+    ),
+    ("DataRegion", cached("half"), cached("0"), "spec.provider.models[0].cachedInputPerMillion"),
+    ("Tenant", limit(perUser={"concurrency": 0}), limit(perUser={"concurrency": 1}), "spec.ai.limits.perUser.concurr"),
+    ("Tenant", limit(perKey={"tokensPerDay": -1}), limit(perKey={}), "spec.ai.limits.perKey.tokensPerDay"),
     (
         "DataRegion",
         {"provider": {**samples.REGION["provider"], "pricesFrom": "0000-01-01"}},

@@ -43,6 +43,22 @@ def test_a_tenant_is_told_no_prices_of_models_that_are_not_its():
     assert set(made.prices) == {"gpt-4o-mini", "text-embedding-3-small"}
 
 
+def test_a_cached_price_is_told_where_there_is_one():
+    region = samples.region(provider=provider(gpt_4o_mini={"cachedInputPerMillion": "0.075"}))
+    found = configuration.configuration(samples.resolved(in_region=region)).prices
+    assert found["gpt-4o-mini"].cached_input_nano == 75
+    assert found["text-embedding-3-small"].cached_input_nano is None
+
+
+def test_limits_of_users_and_keys_are_told_where_there_are_any():
+    limits = {"perUser": {"requestsPerMinute": 5}, "perKey": {"tokensPerDay": 7, "concurrency": 1}}
+    found = configuration.configuration(samples.resolved("acme", "pro", ai={"limits": limits})).limits
+    assert found.per_user == config.SubjectLimits(requests_per_minute=5)
+    assert found.per_key == config.SubjectLimits(tokens_per_day=7, concurrency=1)
+    plain = configuration.configuration(samples.resolved("acme", "pro")).limits
+    assert (plain.per_user, plain.per_key) == (None, None)
+
+
 def test_a_price_finer_than_the_unit_is_refused_rather_than_rounded():
     region = samples.region(provider=provider(gpt_4o_mini={"inputPerMillion": "0.0375"}))
     with pytest.raises(DesiredError, match=r"inputPerMillion of model 'gpt-4o-mini' is 0\.0375 .* three decimals"):
