@@ -219,6 +219,7 @@ def test_defaults_show(admin: Api) -> None:
         "suspended": False,
         "deletionProtection": False,
         "ai": {"retrieval": {"topK": 5, "minScore": 0.2}},
+        "compliance": {"loggingLevel": "Basic"},
         "deletion": {"policy": "Retain"},
     }
     bare = manifest("AccessKey")
