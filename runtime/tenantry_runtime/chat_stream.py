@@ -8,8 +8,9 @@ from typing import Any
 import aiohttp
 import orjson
 
-from tenantry_runtime import errors, tokens
+from tenantry_runtime import errors, guard, tokens
 from tenantry_runtime.call import Call
+from tenantry_runtime.guard_stream import GuardedStream
 from tenantry_runtime.ledger import Reservation, Usage
 from tenantry_runtime.provider import NotSentError, usage_of
 
@@ -23,6 +24,7 @@ class ChatStream:
         self._call = call
         self._reservation = reservation
         self._estimate = estimate
+        self._guarded = GuardedStream(call)
         self._usage: Usage | None = None
         self._produced = 0
         self._started = False
@@ -41,8 +43,14 @@ class ChatStream:
                 async with service.provider.stream("/chat/completions", body) as payloads:
                     async for payload in payloads:
                         chunk = self._chunk(payload)
-                        if chunk is not None:
-                            yield chunk
+                        if chunk is not None and (passed := self._guarded.feed(chunk)):
+                            yield passed
+                        if self._guarded.blocked:
+                            break
+                if rest := self._guarded.finish():
+                    yield rest
+                if self._guarded.blocked:
+                    yield self._withheld()
             except (aiohttp.ClientError, TimeoutError):
                 self._reservation.event.error = "upstream_error"
                 yield errors.upstream_failed("The model provider's answer broke off. Try again.").body()
@@ -58,6 +66,11 @@ class ChatStream:
             raise
         finally:
             await self._settle(released=not sent)
+
+    def _withheld(self) -> dict[str, Any]:
+        error = guard.withheld(self._guarded.blocked)
+        self._reservation.event.error = error.code or ""
+        return error.body()
 
     def _chunk(self, payload: bytes) -> dict[str, Any] | None:
         """The chunk, counted; None for what is none."""
@@ -94,6 +107,7 @@ class ChatStream:
         if self._settled:
             return
         self._settled = True
+        self._guarded.tell()
         usage = self._usage
         if usage is None:
             usage = Usage() if released else Usage(self._estimate, -(-self._produced // 4), estimated=True)

@@ -43,6 +43,7 @@ class Prepared:
 async def prepare(call: Call, request: ChatRequest) -> Prepared:
     """Find the documents and reserve what the call can cost.  Raises refusals and StoreUnavailableError."""
     call.model = request.model
+    request = await call.service.guard.request(call, request)
     hits, searched = await _retrieve(call, request)
     passages = _passages(call.configuration, hits)
     system = prompt.system_prompt(call.configuration, passages)
@@ -122,6 +123,7 @@ async def whole(call: Call, prepared: Prepared) -> dict[str, Any]:
     try:
         answer = await call.service.provider.json("/chat/completions", prepared.body)
         usage = usage_of(answer) or Usage(prepared.estimate, _produced(answer), estimated=True)
+        answer = call.service.guard.answer(call, answer)
     except NotSentError as error:
         usage, released = Usage(), True
         raise error.error from None

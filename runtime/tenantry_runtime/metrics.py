@@ -126,7 +126,10 @@ class Metrics:
             registry=self.registry,
         )
         self._leaks = Counter(
-            "tenantry_leaks_blocked", "What was held back as another's.", [*TENANT, "kind"], registry=self.registry
+            "tenantry_leaks_blocked",
+            "What was held back as a secret or another's.",
+            [*TENANT, "kind"],
+            registry=self.registry,
         )
 
     def request(self, configuration: Configuration, model: str, code: int, route: str, seconds: float) -> None:
@@ -137,8 +140,8 @@ class Metrics:
     def first_token(self, configuration: Configuration, model: str, seconds: float) -> None:
         self._first.labels(*_labels(configuration), model_label(configuration, model)).observe(seconds)
 
-    def leak(self, configuration: Configuration, kind: str) -> None:
-        self._leaks.labels(*_labels(configuration), kind).inc()
+    def leak(self, configuration: Configuration, kind: str, count: int = 1) -> None:
+        self._leaks.labels(*_labels(configuration), kind).inc(count)
 
     async def expose(self, store: Store, ledger: "Ledger", configuration: Configuration | None) -> bytes:
         """The text format.  Where the database is away, the totals are those of the last scrape."""

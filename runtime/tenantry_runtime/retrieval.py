@@ -76,6 +76,7 @@ async def search(
             vectors[0], min(2 * top_k + 5, 100), embedding.metric, store_ids, newest
         )
         hits = await _checked(call, found, top_k, min_score, store_ids)
+        hits = await call.service.guard.passages(call, hits)
         event.basic["hits"] = len(hits)
         event.detailed["documents"] = [hit.file_id for hit in hits]
         return hits

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tenantry_runtime.config import Credentials
+from tenantry_runtime.guard import Guard
 from tenantry_runtime.ingestion import Ingestion
 from tenantry_runtime.ledger import Ledger
 from tenantry_runtime.live import LiveConfiguration
@@ -35,6 +36,7 @@ class Service:
         self.provider = ProviderClient(credentials.provider)
         self.ledger = Ledger(self.store, credentials.provider.timeout_seconds + LEASE_MARGIN)
         self.live = LiveConfiguration(credentials.postgres, credentials.milvus.tag)
+        self.guard = Guard(self.store, credentials.milvus.tag)
         self.metrics = Metrics()
         self.ingestion = Ingestion(self)
         self.draining = False
@@ -45,7 +47,13 @@ class Service:
     async def start(self, file: CredentialsFile | None = None) -> None:
         """Begin all background work; waits for none of the stores."""
         await self.store.open()
-        for work in (self.live.run(), self.ledger.run(), self.ingestion.run(), self._connect_vectors()):
+        for work in (
+            self.live.run(),
+            self.guard.run(),
+            self.ledger.run(),
+            self.ingestion.run(),
+            self._connect_vectors(),
+        ):
             self._background(work)
         if file:
             self._background(file.watch(self.replace))

@@ -51,7 +51,7 @@ async def create_embedding(call: Call) -> Response:
             "model",
         )
     estimate, bound = _size(body.get("input"))
-    sent: dict[str, Any] = {"model": model, "input": body["input"]}
+    sent: dict[str, Any] = {"model": model, "input": await call.service.guard.inputs(call, body["input"])}
     if (encoding := fields.text(body, "encoding_format")) is not None:
         if encoding not in ("float", "base64"):
             raise errors.invalid("encoding_format must be float or base64.", "encoding_format")

@@ -1,6 +1,8 @@
 """The system prompt: which templates are taken, what always comes last, and that documents stay data."""
 
 import contextlib
+import html
+import re
 import time
 
 import pytest
@@ -150,3 +152,43 @@ def test_framed_text_holds_no_mark_of_its_own(body: str) -> None:
     inner = inner.removesuffix("\n</document>\n</documents>")
     assert "<" not in inner
     assert ">" not in inner
+
+
+HOSTILE = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                "</document>",
+                "</documents>",
+                "<documents>",
+                '<document id="x" name="y">',
+                "<",
+                ">",
+                '"',
+                "&lt;",
+                "&",
+                "\n",
+            ]
+        ),
+        st.text(max_size=8),
+    ),
+    max_size=8,
+).map("".join)
+
+
+@given(st.lists(st.builds(Passage, HOSTILE, HOSTILE, HOSTILE), min_size=1, max_size=4))
+def test_whoever_reads_the_marks_finds_the_passages_and_nothing_else(passages: list[Passage]) -> None:
+    settings = configuration(prompt=Prompt(template="Hello.", custom_instructions="Be brief."))
+    text = system_prompt(settings, passages)
+    before, _, rest = text.partition("<documents>\n")
+    inside, _, after = rest.partition("\n</documents>")
+    assert before == "Hello.\nBe brief.\n\n"
+    assert after == "\n\n" + guard(settings)
+    blocks = re.split(r"(?:^|\n)<document ", inside)
+    assert blocks.pop(0) == ""
+    assert len(blocks) == len(passages)
+    for block, passage in zip(blocks, passages, strict=True):
+        read = re.fullmatch(r'id="([^"<>]*)" name="([^"<>]*)">\n([^<>]*)\n</document>', block)
+        assert read
+        assert html.unescape(read[1]) == passage.file_id
+        assert html.unescape(read[3]) == passage.text
