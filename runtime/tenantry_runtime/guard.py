@@ -30,6 +30,8 @@ PATIENCE = 3.0
 NOT_TEXT = frozenset({"role", "type", "id", "tool_call_id", "call_id", "finish_reason", "object"})
 """Fields that say what a thing is, and which other thing belongs to it."""
 
+BETWEEN = "\n\n"
+"""Between texts that are looked at together: no match reaches over it, or is hidden by it."""
 DEEPEST = 200
 """Levels of lists and objects that are looked into; what is deeper is taken out."""
 
@@ -114,26 +116,29 @@ class Guard:
         """A chat request as it may be sent.  Raises 422 that names the message where something is blocked."""
         await self.ready()
         look = _Look(call, self.detector, "messages")
-        messages = []
-        for index, message in enumerate(request.messages):
-            messages.append(look.within(message))
-            look.refuse(f"messages.{index}")
-        passed = {}
-        for name, value in request.passed.items():
-            passed[name] = look.within(value)
-            look.refuse(name)
-        look.tell()
+        if not look.clean([request.messages, request.passed]):
+            messages = []
+            for index, message in enumerate(request.messages):
+                messages.append(look.within(message))
+                look.refuse(f"messages.{index}")
+            passed = {}
+            for name, value in request.passed.items():
+                passed[name] = look.within(value)
+                look.refuse(name)
+            look.tell()
+            request = replace(request, messages=messages, passed=passed)
         if keeps_bodies(call):
-            call.event.full["messages"] = self.redact(messages)
-        return replace(request, messages=messages, passed=passed)
+            call.event.full["messages"] = self.redact(request.messages)
+        return request
 
     async def inputs(self, call: "Call", given: Any) -> Any:
         """What is to be embedded: a text, or a list with texts.  Raises 422 where something is blocked."""
         await self.ready()
         look = _Look(call, self.detector, "input")
-        given = look.within(given)
-        look.refuse("input")
-        look.tell()
+        if not look.clean(given):
+            given = look.within(given)
+            look.refuse("input")
+            look.tell()
         if keeps_bodies(call):
             call.event.full["input"] = self.redact(given)
         return given
@@ -142,6 +147,8 @@ class Guard:
         """What was retrieved, as it may be shown; a passage in which something is blocked is left out."""
         await self.ready()
         look = _Look(call, self.detector, "documents")
+        if look.clean([[hit.text, hit.filename] for hit in hits]):
+            return list(hits)
         shown = []
         for hit in hits:
             text, filename = look.within(hit.text), look.within(hit.filename)
@@ -153,21 +160,21 @@ class Guard:
     def answer(self, call: "Call", answer: dict[str, Any]) -> dict[str, Any]:
         """A whole answer as it may be given.  Raises 403 where something in it is blocked."""
         look = _Look(call, self.detector, "answer")
-        choices = []
-        for choice in answer.get("choices") or []:
-            if isinstance(choice, dict) and "message" in choice:
-                message = look.within(choice["message"])
-                changed = message != choice["message"]
-                choice = {**choice, "message": message}
-                if changed and choice.get("logprobs"):
-                    choice["logprobs"] = None  # they hold the text a second time
-            choices.append(choice)
-        look.tell()
-        if blocked := look.take_blocked():
-            raise withheld(blocked)
+        choices = answer.get("choices")
+        choices = choices if isinstance(choices, list) else []
+        if not look.clean(_messages(choices)):
+            choices = [look.choice(choice) for choice in choices]
+            look.tell()
+            if blocked := look.take_blocked():
+                raise withheld(blocked)
+            answer = {**answer, "choices": choices}
         if keeps_bodies(call):
-            call.event.full["answer"] = self.redact(choices)
-        return {**answer, "choices": choices} if "choices" in answer else answer
+            call.event.full["answer"] = self.redact(_messages(choices))
+        return answer
+
+
+def _messages(choices: list[Any]) -> list[Any]:
+    return [choice["message"] for choice in choices if isinstance(choice, dict) and "message" in choice]
 
 
 def policies(configuration: Configuration) -> Policies:
@@ -220,9 +227,28 @@ class _Look:
         self._found: Counter[str] = Counter()
         self._blocked = ""
 
+    def clean(self, value: Any) -> bool:
+        """Whether nothing is found in any text of `value`: one look at all of them is faster than one at each."""
+        texts: list[str] = []
+
+        def gather(text: str) -> str:
+            texts.append(text)
+            return text
+
+        _each(value, gather)
+        return not self._detector.find(BETWEEN.join(texts))[0]
+
     def within(self, value: Text) -> Text:
         allowed: Text = _each(value, self._text)
         return allowed
+
+    def choice(self, choice: Any) -> Any:
+        """A whole answer's choice; its log probabilities hold its text again, and go where that was changed."""
+        if not isinstance(choice, dict) or "message" not in choice:
+            return choice
+        message = self.within(choice["message"])
+        changed = message != choice["message"] and choice.get("logprobs")
+        return {**choice, "message": message, **({"logprobs": None} if changed else {})}
 
     def _text(self, text: str) -> str:
         applied = leaks.apply(self._detector, text, self._policies)
