@@ -62,12 +62,12 @@ def test_each_user_has_limits_of_its_own_within_the_tenants(tenant: Tenant, repl
     limits = Limits(requests_per_minute=12, per_user=SubjectLimits(requests_per_minute=5))
     tenant.apply(replicas, limits=limits, budget=None)
     key = tenant.add_key(f"app-{time.monotonic_ns()}", act=True)
+    clients = [replica.client(key) for replica in replicas]
     started = time.monotonic()
 
     def one(number: int) -> str:
-        client = replicas[number % 2].client(key)
         try:
-            ask(client, extra_headers={"X-Tenantry-User": f"user-{number % 4}"})
+            ask(clients[number % 2], extra_headers={"X-Tenantry-User": f"user-{number % 4}"})
         except openai.RateLimitError as error:
             return str(error.body["limit"])
         return "ok"
