@@ -118,9 +118,23 @@ def _without_bodies(details: Mapping[str, Any], why: str) -> str:
     return orjson.dumps({**kept, "left_out": why}).decode()
 
 
+def snapshot(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What an intent says, for `news`; it stays the same where a list or an object is added to later."""
+    return {name: _frozen(value) for name, value in details.items()}
+
+
 def news(details: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """Of an outcome's details, those that its intent does not say already."""
-    return {name: value for name, value in details.items() if name not in told or told[name] != value}
+    return {name: value for name, value in details.items() if name not in told or told[name] != _frozen(value)}
+
+
+def _frozen(value: Any) -> Any:
+    if not isinstance(value, dict | list):
+        return value
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError):
+        return object()  # equal to nothing: told again
 
 
 def prompt_digest(configuration: Configuration) -> str:

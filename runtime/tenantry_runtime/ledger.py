@@ -98,7 +98,8 @@ class Ledger:
         around = 4 * units.database_query_nano + units.vector_search_nano
         input_nano = max(price.input_nano, price.cached_input_nano or 0)
         reservation = Reservation(uuid.uuid4(), 0, price, configuration, event)
-        reservation.told = event.details(configuration.compliance.logging_level)
+        details = event.details(configuration.compliance.logging_level)
+        reservation.told = audit.snapshot(details)
         row = await self._reserve(
             reservation,
             (
@@ -123,7 +124,7 @@ class Ledger:
                 *limits.arrays(configuration.limits),
                 budget.monthly_nano if budget and budget.on_exceeded == "Block" else None,
                 *event.columns(),
-                audit.encoded(reservation.told),
+                audit.encoded(details),
             ),
         )
         outcome, reservation.granted, wait, fits, *levels = row

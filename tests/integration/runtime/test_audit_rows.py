@@ -130,6 +130,7 @@ def test_denied_rows_name_who_and_what(
     assert (found["resource_id"], found["key_name"]) == ("file-somebodys", "default")
     assert (unknown["event_type"], unknown["status"], unknown["error"]) == ("access_denied", "401", "invalid_api_key")
     assert (unknown["user_id"], unknown["key_name"]) == ("", "")
+    assert replicas[0].metric("tenantry_audit_events_total", type="access_denied") >= 2
 
 
 def test_a_flood_of_unknown_keys_does_not_fill_the_table(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:

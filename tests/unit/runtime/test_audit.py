@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry_runtime import audit
-from tenantry_runtime.audit import MAX_DETAILS, Allowance, Event, encoded, news, prompt_digest, tellable
+from tenantry_runtime.audit import MAX_DETAILS, Allowance, Event, encoded, news, prompt_digest, snapshot, tellable
 from tenantry_runtime.config import Compliance, UnitPrices
 from tenantry_runtime.endpoint import Endpoint
 from tenantry_runtime.keys import Caller
@@ -87,7 +87,14 @@ def test_texts_of_clients_are_cut_and_cleaned() -> None:
 
 
 def test_an_outcome_says_only_what_its_intent_did_not() -> None:
-    assert news({"a": 1, "b": [2], "c": 3}, {"a": 1, "b": [1]}) == {"b": [2], "c": 3}
+    details: dict[str, Any] = {"a": 1, "b": [1], "leaks": {"prompt": 1}, "odd": ["\ud800"]}
+    told = snapshot(details)
+    assert news(details, told) == {"odd": ["\ud800"]}
+    details["b"].append(2)
+    details["leaks"]["answer"] = 1  # added to in place
+    assert news({**details, "c": 3}, told) == {
+        name: value for name, value in {**details, "c": 3}.items() if name != "a"
+    }
 
 
 def test_the_prompts_digest_changes_with_all_that_makes_it() -> None:
