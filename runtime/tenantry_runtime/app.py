@@ -13,7 +13,10 @@ from tenantry_runtime.service import Service
 
 def create_app(service: Service) -> Starlette:
     """The API: `ROUTES` and nothing else."""
-    app = Starlette(routes=[route.route(service) for route in ROUTES], exception_handlers={HTTPException: _http_error})
+    app = Starlette(
+        routes=[route.route(service) for route in ROUTES],
+        exception_handlers={HTTPException: _http_error, Exception: _failed},
+    )
     app.router.redirect_slashes = False
     return app
 
@@ -26,6 +29,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
     }.get(error.status_code, "The request can't be read.")
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     return errors.ApiError(error.status_code, sentence, code=code, headers=error.headers).response()
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """For what no route has caught; the server logs it."""
+    return errors.internal().response()
 
 
 def create_metrics_app(service: Service) -> Starlette:

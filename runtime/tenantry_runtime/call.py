@@ -16,6 +16,7 @@ from starlette.requests import Request
 from tenantry_runtime import errors
 from tenantry_runtime.audit import Event
 from tenantry_runtime.config import Configuration
+from tenantry_runtime.fields import deeper
 from tenantry_runtime.keys import Caller
 from tenantry_runtime.ledger import Need, Reservation, Usage
 from tenantry_runtime.provider import NotSentError
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
 """Bytes of a JSON body at most: well above what the largest models read at once."""
+
+MAX_DEPTH = 100
+"""Lists and objects inside each other in a JSON body."""
 
 
 NOBODY = Caller("", "", "", frozenset())
@@ -160,4 +164,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise errors.bad_json(f"The body is no JSON: {str(error)[:200]}.") from None
     if not isinstance(body, dict):
         raise errors.bad_json("The body must be a JSON object.")
+    # What is read deeper than this could not be written again.
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and deeper(body, MAX_DEPTH):
+        raise errors.bad_json(f"The body is nested more than {MAX_DEPTH} levels deep: make it flatter.")
     return body

@@ -63,6 +63,11 @@ def bad_json(message: str) -> ApiError:
     return ApiError(400, message, code="invalid_json")
 
 
+def internal() -> ApiError:
+    sentence = "This service failed on this request, and has logged it."
+    return ApiError(500, sentence, kind="server_error", code="internal_error")
+
+
 def too_large(message: str, param: str | None = None) -> ApiError:
     return ApiError(413, message, code="request_too_large", param=param)
 

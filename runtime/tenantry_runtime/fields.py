@@ -7,6 +7,8 @@ from tenantry_runtime import errors
 
 Body = dict[str, Any]
 
+_EXACT = 2**53
+"""Numbers beyond it are not the same in every program, and those of a database may be longer than JSON's."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -62,7 +64,8 @@ def labels(body: Body, name: str) -> dict[str, Any]:
         len(key) <= 64
         and "\x00" not in key
         and (
-            isinstance(item, bool | int | float) or (isinstance(item, str) and len(item) <= 512 and "\x00" not in item)
+            (isinstance(item, int | float) and abs(item) <= _EXACT)  # true and false among them
+            or (isinstance(item, str) and len(item) <= 512 and "\x00" not in item)
         )
         for key, item in value.items()
     )
@@ -94,6 +97,19 @@ def only(body: Body, allowed: frozenset[str], inside: str = "") -> None:
             raise errors.invalid(
                 f"{where[:100]} is not supported here: leave it out.", where[:100], "unsupported_field"
             )
+
+
+def deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects are nested more than `most` levels deep."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(most):
+        level = [
+            item
+            for node in level
+            for item in (node.values() if isinstance(node, dict) else node)
+            if isinstance(item, dict | list)
+        ]
+    return bool(level)
 
 
 def is_id(value: str) -> bool:

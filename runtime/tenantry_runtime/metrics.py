@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tenantry_runtime.audit import EventType
 from tenantry_runtime.config import NANO, Configuration
 from tenantry_runtime.store import Store, StoreUnavailableError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAKS = ("foreign_hit",)
+"""Kinds of leaks that are shown from nought."""
 TENANT = ("tenant", "tier", "region")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOTALS = """
@@ -77,11 +80,12 @@ class _Totals(Collector):
             counter.add_metric(where, sum(row[column] for row in self.rows))
             yield counter
         limited = CounterMetricFamily("tenantry_rate_limited", "Calls that a limit refused.", labels=[*TENANT, "limit"])
-        for limit, count in sorted(self.refused.items()):
+        # From nought, so that the first refusal is an increase too.
+        for limit, count in sorted((dict.fromkeys(_limits(self.configuration), 0) | self.refused).items()):
             limited.add_metric([*where, limit], count)
         yield limited
         audited = CounterMetricFamily("tenantry_audit_events", "Events of the audit.", labels=[*TENANT, "type"])
-        for event_type, count in sorted(self.events.items()):
+        for event_type, count in sorted((dict.fromkeys(get_args(EventType), 0) | self.events).items()):
             audited.add_metric([*where, event_type], count)
         yield audited
         budget = self.configuration.budget
@@ -97,6 +101,14 @@ class _Totals(Collector):
 
 def _labels(configuration: Configuration) -> tuple[str, str, str]:
     return configuration.tenant, configuration.tier, configuration.region
+
+
+def _limits(configuration: Configuration) -> list[str]:
+    """The limits that may refuse a call, by the names that the ledger gives them."""
+    limits = configuration.limits
+    subjects = [("", True), ("user_", limits.per_user is not None), ("key_", limits.per_key is not None)]
+    each = ("requests", "tokens", "day", "concurrency")
+    return ["budget", "too_large", *(f"{subject}{limit}" for subject, there in subjects if there for limit in each)]
 
 
 class Metrics:
@@ -155,6 +167,9 @@ class Metrics:
                         self._read_at = time.monotonic()
                 except (StoreUnavailableError, TimeoutError):
                     log.warning("the ledger can't be read: metrics show its last known totals")
+            if configuration:
+                for kind in LEAKS:
+                    self._leaks.labels(*_labels(configuration), kind)
             self._totals.configuration = configuration
             self._totals.refused = dict(ledger.refused)
             self._totals.events = dict(ledger.events)

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tenantry_runtime.app import create_app, create_metrics_app
+from tenantry_runtime.connection import Connection, look_after
 from tenantry_runtime.draining import Draining
 from tenantry_runtime.service import load
 from tenantry_runtime.settings import Settings
@@ -34,7 +35,7 @@ def _server(app: ASGIApp, grace: float) -> _Server:
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -70,6 +71,7 @@ async def serve(settings: Settings) -> None:
         asyncio.create_task(server.serve(sockets=[listener]))
         for server, listener in zip((api, metrics), listeners, strict=True)
     ]
+    looking = asyncio.create_task(look_after((api, metrics)))
     log.info("serving on ports %d and %d", *ports)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -83,6 +85,7 @@ async def serve(settings: Settings) -> None:
     await service.close()
     metrics.should_exit = True
     await asyncio.gather(running[1], return_exceptions=True)
+    looking.cancel()
     log.info("stopped")
 
 

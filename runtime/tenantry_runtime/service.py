@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 VECTORS_PATIENCE = 20.0
 """Seconds for which a new replica waits for Milvus before it serves without."""
+UPLOADS = 4
+"""At once: for so many of the largest a Pod has scratch space (the operator's `scratch_bytes`)."""
 LEASE_MARGIN = 60
 """Seconds that a reservation outlives its request's own timeout."""
 
@@ -39,6 +41,7 @@ class Service:
         self.guard = Guard(self.store, credentials.milvus.tag)
         self.metrics = Metrics()
         self.ingestion = Ingestion(self)
+        self.uploads = asyncio.Semaphore(UPLOADS)
         self.draining = False
         self._made = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -1,13 +1,16 @@
 """/v1/files: the tenant's documents."""
 
+import asyncio
 import codecs
+import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message
@@ -21,13 +24,19 @@ PURPOSES = ("assistants", "user_data")
 TYPES = (".txt", ".md", ".markdown", ".json", ".csv", *extract.READ)
 _FORM_BYTES = 64 * 1024
 """What a form may hold besides its file."""
+WAIT_SECONDS = 30
+"""For other uploads to end, before a client is told to come again."""
+_UTF8 = re.compile(r"""charset="?utf-?8"?""")
 
 
 async def create_file(call: Call) -> Response:
     most = call.configuration.documents.max_file_bytes
     request = _limited(call.request, most)
     try:
-        async with request.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES) as form:
+        async with (
+            _room(call.service.uploads),
+            request.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES) as form,
+        ):
             upload, purpose = form.get("file"), form.get("purpose")
             if not isinstance(upload, UploadFile):
                 raise errors.invalid("file must be a file, sent as multipart/form-data.", "file")
@@ -40,9 +49,23 @@ async def create_file(call: Call) -> Response:
             row = await documents.add_file(call, name, str(purpose), size, _parts(upload))
             call.event.resource_id = row[0]
             call.event.basic["bytes"] = size
-    except MultiPartException:
+    except HTTPException:  # what Starlette makes of a form that it can't read
         raise errors.invalid("The body must be multipart/form-data with one file and its purpose.", "file") from None
     return json_answer(documents.file_object(row))
+
+
+@contextlib.asynccontextmanager
+async def _room(uploads: asyncio.Semaphore) -> AsyncIterator[None]:
+    """A place among the uploads that scratch space has room for; raises 503 where there is none for a while."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await uploads.acquire()
+    except TimeoutError:
+        raise errors.unavailable("Other uploads take all the room there is. Try again.", "uploads_busy", 5) from None
+    try:
+        yield
+    finally:
+        uploads.release()
 
 
 def _too_large(most: int) -> errors.ApiError:
@@ -54,8 +77,10 @@ def _limited(request: Request, most: int) -> Request:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most + _FORM_BYTES:
         raise _too_large(most)
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise errors.invalid("The body must be multipart/form-data with one file and its purpose.", "file")
+    kind = request.headers.get("content-type", "").lower()
+    # Names in another character set could be made to be no text at all.
+    if not kind.startswith("multipart/form-data") or "charset" in _UTF8.sub("", kind):
+        raise errors.invalid("The body must be multipart/form-data (UTF-8) with one file and its purpose.", "file")
     seen = 0
 
     async def receive() -> Message:
