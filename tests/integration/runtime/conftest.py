@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tenantry_runtime.config import Documents
+from tenantry_runtime.config import Documents, Limits
+from tests.integration.runtime.samples import World
 from tests.integration.runtime.stack import Replica, Stack, Tenant, running
 from tests.integration.runtime.upstream import Upstream
 
@@ -52,6 +53,39 @@ def replicas(scripted: Tenant) -> Iterator[tuple[Replica, Replica]]:
     """Two replicas of the scripted tenant's."""
     with scripted.replica() as one, scripted.replica() as two:
         yield one, two
+
+
+@pytest.fixture(scope="package")
+def everything(stack: Stack, upstream: Upstream) -> Tenant:
+    """A tenant of `upstream`'s that has a bit of everything, for the tests that go through all routes."""
+    return stack.tenant(
+        provider_url=upstream.url, documents=Documents(max_files=2000, max_file_bytes=1_000_000), temperature=0.5
+    )
+
+
+@pytest.fixture(scope="package")
+def both(everything: Tenant) -> Iterator[tuple[Replica, Replica]]:
+    """Two replicas of it."""
+    with everything.replica() as one, everything.replica() as two:
+        yield one, two
+
+
+@pytest.fixture(scope="package")
+def target(everything: Tenant, both: tuple[Replica, Replica]) -> Iterator[Replica]:
+    """One of them, which must not have failed on anything when all tests are over."""
+    yield both[0]
+    assert both[0].child.poll() is None
+    failures = [line for line in both[0].log.read_text().splitlines() if '"level": "error"' in line]
+    assert not failures, "\n".join(failures[:3])
+
+
+@pytest.fixture(scope="module")
+def world(everything: Tenant, target: Replica, both: tuple[Replica, Replica]) -> World:
+    """What `everything` has, without limits."""
+    everything.apply(both, limits=Limits(), budget=None)
+    world = World(target, everything.key)
+    world.searchable()
+    return world
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,11 @@
 """A provider that answers what a test tells it to, and remembers what it was asked."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import socket
+import struct
 import threading
 from collections.abc import AsyncIterator
 from typing import Any, Self
@@ -24,16 +27,36 @@ def delta(text: str) -> dict[str, Any]:
     return chunk(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}])
 
 
+EMBEDDING_TOKENS = 5
+"""What each text that is embedded is said to have."""
+
+
+def _vector(text: Any, body: dict[str, Any]) -> Any:
+    """256 numbers of length 1 that are the same for the same text."""
+    seed = hashlib.sha256(json.dumps(text).encode()).digest()
+    raw = [byte - 127.5 for byte in seed * 8]
+    length = sum(number * number for number in raw) ** 0.5
+    vector = [number / length for number in raw]
+    if body.get("encoding_format") == "base64":
+        return base64.b64encode(struct.pack("<256f", *vector)).decode()
+    return vector
+
+
 class Upstream:
     """`events`: a stream's chunks, a number among them being seconds to wait; `answer`: a whole answer.
 
-    While `gate` is clear, requests wait.
+    While `gate` is clear, requests wait.  `asked` holds what was asked of chat, `embedded` of embeddings.
     """
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
-        app = Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
+        app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/embeddings", self._embed, methods=["POST"]),
+            ]
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
         )
@@ -54,6 +77,7 @@ class Upstream:
         if hasattr(self, "gate"):
             self.gate.set()
         self.asked: list[dict[str, Any]] = []
+        self.embedded: list[dict[str, Any]] = []
         self.status = 200
         self.all_that_is_granted = False
         self.delay = 0.0
@@ -72,6 +96,15 @@ class Upstream:
             ],
             "usage": {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22},
         }
+
+    async def _embed(self, request: Request) -> Response:
+        body = json.loads(await request.body())
+        self.embedded.append(body)
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        data = [{"object": "embedding", "index": n, "embedding": _vector(text, body)} for n, text in enumerate(texts)]
+        used = EMBEDDING_TOKENS * len(texts)
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        return JSONResponse({"object": "list", "model": body["model"], "data": data, "usage": usage})
 
     async def _chat(self, request: Request) -> Response:
         body = json.loads(await request.body())

@@ -1,0 +1,183 @@
+"""One valid request for each route, for the tests that go through all routes of the OpenAPI document.
+
+A new route needs a sample in `SAMPLES`; if it is for anybody, a line in `PUBLIC` too.
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tenantry_runtime.openapi import document
+from tests.integration.runtime.stack import Replica, eventually
+
+PUBLIC = frozenset({"/", "/openapi.json", "/livez", "/readyz"})
+"""What anybody may ask, without a key."""
+
+TEXT = b"Refunds are paid within 30 days.\n\nThe shop opens at nine.\n"
+_number = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path, as the document has it.  `scope` None: any key will do."""
+
+    method: str
+    path: str
+    scope: str | None
+    streams: bool
+    takes_json: bool
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def operations() -> list[Operation]:
+    """All that the document has."""
+    return [
+        Operation(
+            method.upper(),
+            path,
+            described.get("x-tenantry-scope"),
+            "text/event-stream" in described["responses"]["200"]["content"],
+            "application/json" in described.get("requestBody", {}).get("content", ()),
+        )
+        for path, methods in json.loads(document())["paths"].items()
+        for method, described in methods.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`models`: whether a model is asked.  `path`: values of the path's parameters."""
+
+    body: dict[str, Any] | None = None
+    file: bytes | None = None
+    form: dict[str, str] = field(default_factory=dict)
+    path: dict[str, str] = field(default_factory=dict)
+    models: bool = False
+
+
+class World:
+    """What samples refer to, made through the API when a sample asks for it."""
+
+    def __init__(self, replica: Replica, key: str) -> None:
+        self.replica, self.key = replica, key
+        self._searchable = ""
+
+    def make(self, text: str, sample: Sample) -> dict[str, Any]:
+        """The answer to a request that must succeed."""
+        method, path = text.split()
+        answer = send(self.replica, self.key, method, path, sample)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def file(self) -> str:
+        """The id of a new file."""
+        return str(self.make("POST /v1/files", Sample(file=TEXT, form={"purpose": "assistants"}))["id"])
+
+    def store(self) -> str:
+        """The id of a new vector store."""
+        return str(self.make("POST /v1/vector_stores", Sample(body={"name": "made"}))["id"])
+
+    def attached(self) -> dict[str, str]:
+        """A new file in a new store, as path parameters."""
+        store, file = self.store(), self.file()
+        place = {"vector_store_id": store}
+        self.make("POST /v1/vector_stores/{vector_store_id}/files", Sample(path=place, body={"file_id": file}))
+        return {**place, "file_id": file}
+
+    def searchable(self) -> str:
+        """The id of a store in which something can be found; the same one each time."""
+        if not self._searchable:
+            place = self.attached()
+
+            def done() -> bool:
+                route = "GET /v1/vector_stores/{vector_store_id}/files/{file_id}"
+                return bool(self.make(route, Sample(path=place))["status"] == "completed")
+
+            eventually(done)
+            self._searchable = place["vector_store_id"]
+        return self._searchable
+
+    def waiting(self) -> bool:
+        """Whether documents are still being read into the vectors, or taken out of them."""
+        stores = self.make("GET /v1/vector_stores?limit=100", Sample())["data"]
+        return any(store["status"] == "in_progress" for store in stores)
+
+
+def question() -> str:
+    """One that was not asked before, so that no cache answers it."""
+    return f"When are refunds paid, please? This is question {next(_number)}."
+
+
+def _chat(_: World) -> Sample:
+    return Sample(body={"messages": [{"role": "user", "content": question()}]}, models=True)
+
+
+SAMPLES: dict[str, Callable[[World], Sample]] = {
+    "GET /": lambda _: Sample(),
+    "GET /openapi.json": lambda _: Sample(),
+    "GET /livez": lambda _: Sample(),
+    "GET /readyz": lambda _: Sample(),
+    "GET /v1/models": lambda _: Sample(),
+    "GET /v1/models/{model}": lambda _: Sample(path={"model": "gpt-4o-mini"}),
+    "POST /v1/chat/completions": _chat,
+    "POST /v1/embeddings": lambda _: Sample(body={"input": question()}, models=True),
+    "POST /v1/files": lambda _: Sample(file=TEXT, form={"purpose": "assistants"}),
+    "GET /v1/files": lambda _: Sample(),
+    "GET /v1/files/{file_id}": lambda world: Sample(path={"file_id": world.file()}),
+    "GET /v1/files/{file_id}/content": lambda world: Sample(path={"file_id": world.file()}),
+    "DELETE /v1/files/{file_id}": lambda world: Sample(path={"file_id": world.file()}),
+    "POST /v1/vector_stores": lambda _: Sample(body={"name": "sample", "metadata": {"a": "b"}}),
+    "GET /v1/vector_stores": lambda _: Sample(),
+    "GET /v1/vector_stores/{vector_store_id}": lambda world: Sample(path={"vector_store_id": world.store()}),
+    "DELETE /v1/vector_stores/{vector_store_id}": lambda world: Sample(path={"vector_store_id": world.store()}),
+    "POST /v1/vector_stores/{vector_store_id}/files": lambda world: Sample(
+        path={"vector_store_id": world.store()}, body={"file_id": world.file()}
+    ),
+    "GET /v1/vector_stores/{vector_store_id}/files": lambda world: Sample(path={"vector_store_id": world.store()}),
+    "GET /v1/vector_stores/{vector_store_id}/files/{file_id}": lambda world: Sample(path=world.attached()),
+    "DELETE /v1/vector_stores/{vector_store_id}/files/{file_id}": lambda world: Sample(path=world.attached()),
+    "POST /v1/vector_stores/{vector_store_id}/search": lambda world: Sample(
+        path={"vector_store_id": world.searchable()}, body={"query": question()}, models=True
+    ),
+}
+
+
+def sample(world: World, operation: Operation) -> Sample:
+    """Fails with what to do where the route has none."""
+    make = SAMPLES.get(str(operation))
+    assert make, f"{operation} has no sample: add a valid request for it to SAMPLES in {__name__.replace('.', '/')}.py"
+    return make(world)
+
+
+def send(
+    replica: Replica,
+    key: str | None,
+    method: str,
+    path: str,
+    sample: Sample,
+    headers: dict[str, str] | None = None,
+    body: dict[str, Any] | None = None,
+) -> httpx.Response:
+    """The whole answer to a sample (with another body, where one is given)."""
+    sent = dict(headers or {})
+    if key is not None:
+        sent.setdefault("Authorization", f"Bearer {key}")
+    files = {"file": ("sample.txt", sample.file, "text/plain")} if sample.file is not None else None
+    json_body = body if body is not None else sample.body
+    return CLIENT.request(
+        method,
+        replica.url + path.format(**sample.path),
+        headers=sent,
+        json=json_body if files is None else None,
+        files=files,
+        data=sample.form or None,
+    )
+
+
+CLIENT = httpx.Client(trust_env=False, timeout=60)
