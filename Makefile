@@ -51,10 +51,12 @@ crds: venv ## Write crds/ and the chart's copies from the models
 kills: venv ## Kill the operator around each of its effects (SEED=); prints the coverage
 	@$(PY) -m tests.integration.survival.kills $(SEED)
 
-soak: venv ## 500 junk manifests, then half an hour of random work, kills, outages and drifts (SECONDS=, SEED=)
+soak: venv ## 500 junk manifests, half an hour of random work, kills, outages and drifts; ten minutes of mixed calls (SECONDS=, SEED=)
 	@$(PY) -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	@$(PY) -m bench.runtime --soak $(or $(SECONDS),600)
 
-bench: venv ## Measure, about ten minutes (FULL=1: all sizes, an hour); docs/performance.md says how to read it
+bench: venv ## Measure, a quarter of an hour (FULL=1: all sizes, an hour); docs/performance.md says how to read it
+	@$(PY) -m bench.runtime
 	@$(PY) -m bench.api_writes
 	@$(PY) -m bench.provisioning $(if $(FULL),--full)
 
@@ -63,3 +65,5 @@ lock: venv ## Resolve requirements/*.lock anew, with hashes and without addresse
 	  .dev/venv/bin/uv pip compile -q --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	    --python-version 3.11 --extra $$extra pyproject.toml -o requirements/$$extra.lock || exit 1; \
 	done
+	@.dev/venv/bin/uv pip compile -q --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	  --python-version 3.11 requirements/litellm.in -o requirements/litellm.lock
