@@ -23,6 +23,8 @@ SENTENCES = (
     "A PEM file begins with -----BEGIN RSA PRIVATE KEY----- and a certificate with -----BEGIN CERTIFICATE-----.",
     "Keys of OpenAI begin with sk-, those of GitHub with ghp_, those of AWS with AKIA, JWTs with eyJ.",
     "The documentation of AWS uses AKIAIOSFODNN7EXAMPLE wherever a key would stand.",
+    "Tokens look like ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx or sk-proj-XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX.",
+    "Basic authentication is not basically wrong; Basic understanding of Basic aGVsbG8= helps.",
     "The task-force met at 10:30; desk-4 was empty, and the SKU was SK-2041.",
     "Grüße aus München! Größe: 42, Preis: 1.299,00 €, Rückgabe möglich.",
     "東京の天気は晴れです。パスワードは必要ありません。",

@@ -293,6 +293,8 @@ def samples(seed: int, each: int) -> list[tuple[str, str, str]]:
         made.append(("azure storage", secret, text))
         secret = _aws_secret(rng) if rng.random() < 0.5 else some(rng, ALNUM, rng.randint(24, 48))
         made.append(("token by name", secret, rng.choice(TOKENS).replace("{}", secret)))
+        secret = base64.b64encode(f"ann:{_password(rng)}".encode()).decode()
+        made.append(("basic authentication", secret, f"curl -H 'Authorization: Basic {secret}' https://example.com"))
         secret = some(rng, ALNUM + "!$%^*-_+=.~", rng.randint(8, 24))
         made.append(("connection string", secret, rng.choice(ADDRESSES).replace("{}", secret)))
     return made

@@ -32,7 +32,7 @@ _PLACEHOLDER = re.compile(
     r"|(?:example|changeme|placeholder|redacted|none|null|true|false|undefined|test|dummy|sample|secret|passw(?:or)?d"
     r"|pass|pwd|string|token)[_-]?\Z"
 )
-_FILLED = re.compile(r"(?i)x{4}|\*{3}|\.{3}|\$\{|\{\{|<[a-z _-]+>")
+_FILLED = re.compile(r"(?i)x{4}|example|\*{3}|\.{3}|\$\{|\{\{|<[a-z _-]+>")
 _SCHEME = re.compile(r"(?i)(?:sha|md|bcrypt|argon|scrypt|pbkdf|utf|base|aes|rsa|hs|rs|es|oauth|v|h|p)-?[0-9]")
 _WORD = r"[A-Za-z]*[0-9]{0,3}"
 _NAME_IN_CODE = re.compile(rf"[A-Za-z_]{_WORD}(?:[._]{_WORD})+".replace("{_WORD}", _WORD))

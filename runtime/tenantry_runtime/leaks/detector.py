@@ -29,6 +29,8 @@ _ALL = [begin for rule in rules.RULES for begin in rule.begins]
 _PREFIXES = frozenset(begin[:size] for begin in _ALL for size in range(1, len(begin)))
 _LONGEST_BEGIN = max(map(len, _ALL))
 _OPENINGS = tuple({begin[: len(begin) - len(begin.lstrip(_LETTERS))] for begin in _HELD})
+_BODY, _VARIETY = 24, 7
+"""Of so many of a key's last characters, so many are different at least; what has fewer stands for a key: ``xxxx``."""
 _GENERAL = ("generic_token", "password")
 
 
@@ -146,7 +148,12 @@ def _by_rule(text: str, begin: str, rule: rules.Rule, final: bool) -> Iterator[t
 
 
 def _holds(rule: rules.Rule, text: str, followed: Followed) -> bool:
-    return rule.holds is None or rule.holds(text[followed.start : followed.end])
+    key = text[followed.start : followed.end]
+    return _various(key) and (rule.holds is None or rule.holds(key))
+
+
+def _various(key: str) -> bool:
+    return len(set(key[-_BODY:])) >= _VARIETY
 
 
 def _by_run(text: str, long: list[bytes], final: bool) -> Iterator[tuple[str, Followed]]:
@@ -168,7 +175,7 @@ def _led(text: str, led: rules.Led, final: bool) -> Iterator[tuple[str, Followed
         lead = led.lead.search(text, max(0, at - 12), at)
         if lead:
             followed = follow(led.steps, text, lead.start(), at + len(led.mark), final)
-            if followed:
+            if followed and (followed.open or _various(text[followed.start : followed.end])):
                 yield led.kind, followed
         at = text.find(led.mark, at + 1)
 

@@ -56,6 +56,10 @@ def _digit(key: str) -> bool:
     return any(c.isdigit() for c in key)
 
 
+def _numbered(key: str) -> bool:
+    return sum(c.isdigit() for c in key) >= 6
+
+
 def _random(key: str) -> bool:
     """With a digit, or with large letters among small ones: unlike words."""
     body = key[6:]
@@ -70,6 +74,15 @@ def _json_web_token(token: str) -> bool:
     except (ValueError, binascii.Error):
         return False
     return isinstance(header, dict) and "alg" in header
+
+
+def _basic(credentials: str) -> bool:
+    """User and password of HTTP's basic scheme (RFC 7617)."""
+    try:
+        user, colon, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (ValueError, binascii.Error):
+        return False
+    return bool(colon and password) and (user + password).isprintable()
 
 
 def _ends(*kinds: str) -> tuple[str, ...]:
@@ -109,7 +122,7 @@ RULES: tuple[Rule, ...] = (
         "slack_token",
         ("xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xoxo-", "xoxe-", "xapp-"),
         (run("A-Za-z0-9-", 16, 255),),
-        _digit,
+        _numbered,
     ),
     Rule("slack_token", ("xoxe.xoxb-", "xoxe.xoxp-"), (run("A-Za-z0-9-", 60, 255),), apart=True, in_run=False),
     Rule(
@@ -179,6 +192,15 @@ RULES: tuple[Rule, ...] = (
         apart=True,
         in_run=False,
         hint="earer ",
+    ),
+    Rule(
+        "password",
+        ("Basic ", "basic "),
+        (CUT, run("A-Za-z0-9+/", 8, 512), run("=", 0, 2)),
+        _basic,
+        apart=True,
+        in_run=False,
+        hint="asic ",
     ),
 )
 

@@ -18,7 +18,7 @@ from tenantry_runtime.prompt import Passage
 from tests.unit.runtime.configuration import configuration
 from tests.unit.runtime.test_leaks import TEXTS, identifiers
 
-KEY = "AK" + "IA" + "Q3" * 8
+KEY = "AK" + "IA" + "Q3R5S7T2V4W6X3Y5"
 FOREIGN = "tenant-umbrella"
 
 
