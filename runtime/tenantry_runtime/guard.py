@@ -70,6 +70,10 @@ class Guard:
                 self.loaded.set()
             except StoreUnavailableError:
                 self._tell("the list of other tenants' identifiers can't be read: the last one that could is in use")
+            except Exception:  # a list that is not as it should be must not end the looking for a better one
+                log.exception(
+                    "the list of other tenants' identifiers is not understood: the last one that was is in use"
+                )
             await asyncio.sleep(REFRESH if self.loaded.is_set() else 1)
 
     async def _refresh(self) -> None:

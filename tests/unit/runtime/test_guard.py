@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantry_runtime import chat_request, errors
-from tenantry_runtime.config import Compliance, LeakGuard
+from tenantry_runtime.config import Compliance, LeakGuard, leak_hash
 from tenantry_runtime.guard import BETWEEN, Guard, policies
 from tenantry_runtime.guard_stream import GuardedStream
 from tenantry_runtime.leaks import Detector, apply
@@ -20,6 +20,7 @@ from tests.unit.runtime.test_leaks import TEXTS, identifiers
 
 KEY = "AK" + "IA" + "Q3R5S7T2V4W6X3Y5"
 FOREIGN = "tenant-umbrella"
+LIST_KEY = b"the key of a list, of this test."
 
 
 def a_call(foreign: str = "Block", secrets: str = "Redact", level: str = "Basic") -> Any:
@@ -256,3 +257,69 @@ def test_log_probabilities_come_at_the_end_or_not_at_all() -> None:
 
     assert streamed("Hel", "lo") == {"content": [{"token": "Hel"}, {"token": "lo"}], "refusal": None}
     assert streamed("it is ", KEY[:5], KEY[5:]) is None
+
+
+# --- the list
+
+
+class Lists:
+    """A store that answers as the region's list would."""
+
+    def __init__(self, *names: str) -> None:
+        self.there, self.version, self.broken = True, 1, False
+        self.names, self.asked = names, 0
+
+    async def one(self, statement: str, values: Any = ()) -> Any:
+        if "pg_namespace" in statement:
+            return (self.there,)
+        if "leak_identifiers" not in statement:
+            return (self.version,)
+        self.asked += 1
+        hashes = b"".join(leak_hash(LIST_KEY, name) for name in self.names)
+        return (self.version, None if self.broken else LIST_KEY, [len(name) for name in self.names], hashes or None)
+
+
+async def a_look(guard: Guard) -> None:
+    """One round of the reader's."""
+    running = asyncio.create_task(guard.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_list_is_read_again_only_where_its_version_changed() -> None:
+    lists = Lists("tenant-hera")
+    guard = Guard(lists, "0" * 32)  # type: ignore[arg-type]
+    await a_look(guard)
+    assert guard.detector.find("tenant-hera")[0]
+    await a_look(guard)
+    assert lists.asked == 1
+    lists.names, lists.version = ("tenant-zeus",), 2
+    await a_look(guard)
+    assert guard.detector.find("tenant-zeus")[0]
+    assert not guard.detector.find("tenant-hera")[0]
+
+
+async def test_without_a_list_secrets_are_found_and_with_a_broken_one_the_last_holds() -> None:
+    lists = Lists("tenant-hera")
+    lists.there = False
+    guard = Guard(lists, "0" * 32)  # type: ignore[arg-type]
+    await a_look(guard)
+    assert guard.loaded.is_set()
+    assert guard.detector.find(KEY)[0]
+    lists.there = True
+    await a_look(guard)
+    lists.broken, lists.version = True, 2
+    await a_look(guard)
+    assert guard.detector.find("tenant-hera")[0]
+
+
+async def test_nothing_passes_before_the_list_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantry_runtime.guard.PATIENCE", 0.05)
+    guard = Guard(Lists(), "0" * 32)  # type: ignore[arg-type]
+    with pytest.raises(errors.ApiError) as refused:
+        await guard.ready()
+    assert (refused.value.status, refused.value.code) == (503, "store_unavailable")
+    await a_look(guard)
+    await guard.ready()
