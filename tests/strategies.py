@@ -74,10 +74,21 @@ def _ai(draw: st.DrawFn) -> dict[str, Any]:
             systemPrompt=st.fixed_dictionaries({"template": TEXT.filter(bool)}),
             customInstructions=TEXT,
             retrieval=_some(topK=st.integers(1, 50), minScore=st.floats(-1, 1)),
+            leakGuard=_some(
+                foreignTenant=st.sampled_from(["Block", "Redact", "Warn"]),
+                secrets=st.sampled_from(["Block", "Redact", "Warn"]),
+                identifiers=st.lists(
+                    st.from_regex(r"[A-Za-z0-9_-]{3,63}[0-9]", fullmatch=True), max_size=3, unique=True
+                ),
+            ),
             limits=LIMITS,
             budget=st.fixed_dictionaries(
                 {"monthly": DECIMALS},
-                optional={"timeZone": ZONES, "onExceeded": st.sampled_from(["Block", "AlertOnly"])},
+                optional={
+                    "timeZone": ZONES,
+                    "onExceeded": st.sampled_from(["Block", "AlertOnly"]),
+                    "alertAt": st.lists(st.integers(1, 1000), max_size=10, unique=True),
+                },
             ),
         )
     )

@@ -20,18 +20,24 @@ class Marks(NamedTuple):
     """Where its data is; empty until that is decided."""
     suffixes: tuple[str, ...]
     """Of its extra namespaces."""
+    listed: tuple[str, ...]
+    """What the tenant lists itself."""
+    created: float
+    """Unix seconds."""
     database: bool
     """Whether it has a database of its own that was seen to serve."""
 
 
 def marks(tenant: Tenant) -> Marks:
-    pinned = tenant.pinned
+    pinned, created = tenant.pinned, tenant.metadata.creation_timestamp
     own_database = pinned is not None and pinned.database_isolation == "Database"
     return Marks(
         tenant.name,
         tenant.identity,
         sys.intern(pinned.region) if pinned else "",
         tuple(sys.intern(n.suffix) for n in tenant.spec.namespaces),
+        tenant.spec.ai.leak_guard.identifiers,
+        created.timestamp() if created else 0.0,
         own_database and tenant.was_ready and not tenant.metadata.deletion_timestamp,
     )
 
@@ -52,12 +58,17 @@ def made(tenant: Marks) -> tuple[str, ...]:
 
 
 def leaks(tenants: Iterable[Marks], key: bytes, kept: Iterable[str] = ()) -> Leaks:
-    """The list for the runtimes of these tenants; `kept`: UIDs of Tenants that can't be read now."""
+    """The list for the runtimes of these tenants; `kept`: UIDs of Tenants that can't be read now.
+
+    What two tenants list is the older one's.  What the platform named after a tenant is that tenant's, whoever lists
+    it too: else a tenant could take it out of the list by listing it.
+    """
     rows: dict[bytes, str] = {}
     lengths: set[int] = set()
-    for tenant in tenants:
-        owner = names.bare(tenant.uid)
-        for identifier in made(tenant):
-            rows[leak_hash(key, identifier)] = owner
+    youngest_first = sorted(tenants, key=lambda tenant: (tenant.created, tenant.name), reverse=True)
+    listed = [(tenant.uid, tenant.listed) for tenant in youngest_first]
+    for uid, words in (*listed, *((tenant.uid, made(tenant)) for tenant in youngest_first)):
+        for identifier in words:
+            rows[leak_hash(key, identifier)] = names.bare(uid)
             lengths.add(len(identifier))
     return Leaks(rows, tuple(sorted(lengths)), key, frozenset(map(names.bare, kept)))

@@ -66,7 +66,7 @@ def test_what_the_platform_named_after_a_tenant_gives_it_away() -> None:
 
 
 def test_the_list_holds_hashes_with_owner_and_every_length() -> None:
-    one, two = (Marks(name, samples.uid(name), "main", (), False) for name in ("one", "two-and"))
+    one, two = (Marks(name, samples.uid(name), "main", (), (), 0, False) for name in ("one", "two-and"))
     found = leaks([one, two], KEY, [samples.uid("unread")])
     for tenant in (one, two):
         for identifier in made(tenant):
@@ -77,6 +77,18 @@ def test_the_list_holds_hashes_with_owner_and_every_length() -> None:
     assert leaks([two, one], KEY, [samples.uid("unread")]).digest == found.digest
     assert leaks([one], KEY).digest != found.digest
     assert repr(KEY) not in repr(found)
+
+
+def test_what_two_tenants_list_is_the_older_ones_and_no_name_can_be_taken() -> None:
+    def tenant(name: str, created: float, *listed: str) -> Marks:
+        return Marks(name, samples.uid(name), "main", (), listed, created, False)
+
+    old, new = tenant("old", 1, "Project-X7"), tenant("new", 2, "project-x7", "tenant-old", "mine-1")
+    for order in ([old, new], [new, old]):
+        rows = leaks(order, KEY).rows
+        assert rows[leak_hash(KEY, "project-x7")] == names.bare(old.uid)
+        assert rows[leak_hash(KEY, "tenant-old")] == names.bare(old.uid)
+        assert rows[leak_hash(KEY, "mine-1")] == names.bare(new.uid)
 
 
 class World:

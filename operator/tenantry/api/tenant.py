@@ -99,6 +99,27 @@ class Retrieval(ApiModel):
     min_score: float = Field(default=0.2, ge=-1, le=1, description="Passages that score lower are left out.")
 
 
+Identifier = Annotated[str, Field(min_length=4, max_length=64)]
+
+
+class LeakGuard(ApiModel):
+    """What happens to what must not be in a prompt, a retrieved text or an answer."""
+
+    foreign_tenant: Literal["Block", "Redact", "Warn"] = Field(
+        default="Block", description="To what names another tenant."
+    )
+    secrets: Literal["Redact", "Block", "Warn"] = Field(
+        default="Redact", description="To API keys, passwords and card numbers."
+    )
+    identifiers: tuple[Identifier, ...] = Field(
+        default=(),
+        max_length=64,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="Of this tenant's own, such as project-x7: no other tenant of its region may be shown them. "
+        "Letters, digits, hyphens and underscores; no bare word, which might be everybody's.",
+    )
+
+
 class Ai(ApiModel):
     """What the tenant's runtime does and may spend."""
 
@@ -110,6 +131,7 @@ class Ai(ApiModel):
     )
     custom_instructions: str = Field(default="", max_length=8192, description="Added to the system prompt.")
     retrieval: Retrieval = Retrieval()
+    leak_guard: LeakGuard = LeakGuard()
     limits: Limits = Field(default=Limits(), description="At most the tier's.")
     budget: Budget | None = Field(default=None, description="At most the tier's.")
 
@@ -397,6 +419,17 @@ class Tenant(Resource):
                 "!has(self.ai) || !has(self.ai.models) || !has(self.ai.models.allowed) || "
                 "!has(self.ai.models.default) || self.ai.models.default in self.ai.models.allowed",
                 "spec.ai.models.default must be one of spec.ai.models.allowed",
+            ),
+            rule(
+                "!has(self.ai) || !has(self.ai.leakGuard) || !has(self.ai.leakGuard.identifiers) || "
+                "self.ai.leakGuard.identifiers.all(i, i.matches('^[A-Za-z0-9_-]*$'))",
+                "spec.ai.leakGuard.identifiers[] must consist of letters, digits, hyphens and underscores",
+            ),
+            rule(
+                "!has(self.ai) || !has(self.ai.leakGuard) || !has(self.ai.leakGuard.identifiers) || "
+                "self.ai.leakGuard.identifiers.all(i, i.matches('[0-9_-]'))",
+                "spec.ai.leakGuard.identifiers[] must hold a digit, a hyphen or an underscore: a bare word may be "
+                "everybody's",
             ),
             _fixed("database.isolation"),
             _fixed("vectors.isolation"),

@@ -64,6 +64,9 @@ def configuration(resolved: Resolved) -> config.Configuration:
                 "metric": resolved.vectors.metric,
             }
         ),
+        leak_guard=config.LeakGuard(
+            foreign_tenant=resolved.leak_guard.foreign_tenant, secrets=resolved.leak_guard.secrets
+        ),
         compliance=config.Compliance(
             logging_level=resolved.compliance.logging_level,
             audit_retention_days=resolved.compliance.retention_days,

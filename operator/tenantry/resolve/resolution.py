@@ -77,6 +77,7 @@ def resolve(
         template=template,
         custom_instructions=ai.custom_instructions,
         retrieval=ai.retrieval,
+        leak_guard=ai.leak_guard,
         limits=limits,
         budget=budget,
         documents=tier.spec.documents,
@@ -90,6 +91,8 @@ def resolve(
 
 def _beside(spec: TenantSpec) -> Mapping[str, Any]:
     said = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=dict(_TOLD))
+    if own := spec.ai.leak_guard.identifiers:
+        said["ai"] = {"leakGuard": {"identifiers": list(own)}}
     return {name: value for name, value in said.items() if value != {}}
 
 

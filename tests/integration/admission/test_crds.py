@@ -46,6 +46,10 @@ def limit(**limits: Object) -> Object:
     return {"ai": {"limits": limits}}
 
 
+def own(*identifiers: str) -> Object:
+    return {"ai": {"leakGuard": {"identifiers": list(identifiers)}}}
+
+
 def cached(price: str) -> Object:
     """The sample region with this price for cached input of its first model."""
     first, *others = samples.REGION["provider"]["models"]
@@ -96,6 +100,13 @@ RULES: list[tuple[str, Object, Object, str]] = [
     ("Tenant", {"ai": {"budget": {"monthly": "-1"}}}, {"ai": {"budget": {"monthly": "0"}}}, "spec.ai.budget.monthly"),
     ("Tenant", {"ai": {"budget": {"monthly": "1e3"}}}, {"ai": {"budget": {"monthly": "1000"}}}, DECIMAL),
     ("Tenant", {"ai": {"budget": {"monthly": 100}}}, {"ai": {"budget": {"monthly": "100"}}}, "spec.ai.budget.monthly"),
+    ("Tenant", own("a b-1"), own("a_b-1"), "spec.ai.leakGuard.identifiers[] must consist of letters, digits"),
+    ("Tenant", own("é-1234"), own("E-1234"), "spec.ai.leakGuard.identifiers[] must consist of letters, digits"),
+    ("Tenant", own("Target"), own("Target1"), "spec.ai.leakGuard.identifiers[] must hold a digit"),
+    ("Tenant", own("a-1"), own("a-12"), "spec.ai.leakGuard.identifiers[0]"),
+    ("Tenant", own("x-" + "x" * 63), own("x-" + "x" * 62), "spec.ai.leakGuard.identifiers[0]"),
+    ("Tenant", own("ab-1", "ab-1"), own("ab-1", "ab-2"), "spec.ai.leakGuard.identifiers[1]: Duplicate"),
+    ("Tenant", own(*(f"id-{n}" for n in range(65))), own(*(f"id-{n}" for n in range(64))), "Too many"),
     ("Tenant", {"quota": {"cpu": "many"}}, {"quota": {"cpu": "500m"}}, QUANTITY),
     ("Tenant", {"quota": {"memory": "4GiB"}}, {"quota": {"memory": "4Gi"}}, "spec.quota.memory"),
     ("Tenant", {"quota": {"pods": 0}}, {"quota": {"pods": 1}}, "spec.quota.pods"),
@@ -218,7 +229,10 @@ def test_defaults_show(admin: Api) -> None:
         "tier": "free",
         "suspended": False,
         "deletionProtection": False,
-        "ai": {"retrieval": {"topK": 5, "minScore": 0.2}},
+        "ai": {
+            "leakGuard": {"foreignTenant": "Block", "secrets": "Redact"},
+            "retrieval": {"topK": 5, "minScore": 0.2},
+        },
         "compliance": {"loggingLevel": "Basic"},
         "deletion": {"policy": "Retain"},
     }

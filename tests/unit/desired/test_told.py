@@ -88,6 +88,14 @@ def test_the_configuration_is_the_resolved_tenant():
     assert config.Configuration.model_validate_json(made.canonical()) == made
 
 
+def test_the_leak_guard_is_the_tenants():
+    assert configuration.configuration(samples.resolved("acme")).leak_guard == config.LeakGuard()
+    asked = {"foreignTenant": "Warn", "secrets": "Block", "identifiers": ["project-x7"]}
+    made = configuration.configuration(samples.resolved("acme", ai={"leakGuard": asked}))
+    assert made.leak_guard == config.LeakGuard(foreign_tenant="Warn", secrets="Block")
+    assert made.spec == {"ai": {"leakGuard": {"identifiers": ["project-x7"]}}}
+
+
 def test_the_audit_follows_the_tenants_compliance():
     def made(**spec):
         return configuration.configuration(samples.resolved("acme", **spec)).compliance
