@@ -1,7 +1,8 @@
 """Files in vector stores: their states, and the statements that put them in and take them out."""
 
+import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import orjson
 
@@ -9,6 +10,7 @@ from tenantry_runtime import documents, errors, extract
 from tenantry_runtime.call import Call
 from tenantry_runtime.fields import Body, is_id
 from tenantry_runtime.keys import Caller
+from tenantry_runtime.reading import parts
 from tenantry_runtime.store import Row
 
 COLUMNS = (
@@ -43,6 +45,22 @@ WITH wanted AS (
 )
 SELECT file_id FROM put
 """  # noqa: S608 - constants of ours
+_SET_ATTRIBUTES = f"""
+WITH put AS (
+    UPDATE vector_store_files SET attributes = %s::jsonb
+    WHERE store_id = %s AND file_id = %s AND status <> 'deleting' RETURNING id
+)
+{documents.CHANGED} WHERE EXISTS (SELECT 1 FROM put)
+"""  # noqa: S608
+_BATCH = """
+SELECT store_id, min(created_at), count(*) FILTER (WHERE status = 'in_progress'),
+       count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'),
+       count(*) FILTER (WHERE status = 'cancelled')
+FROM vector_store_files WHERE store_id = %s AND batch_id = %s AND status <> 'deleting' GROUP BY store_id
+"""
+_CANCEL = """
+UPDATE vector_store_files SET status = 'cancelled' WHERE store_id = %s AND batch_id = %s AND status = 'in_progress'
+"""
 _READ_NAMES = f"({'|'.join(re.escape(end) for end in extract.READ)})$"
 
 
@@ -110,3 +128,61 @@ async def detach(call: Call, store_id: str, file_id: str) -> None:
         await documents.take_out(connection, "store_id = %s AND file_id = %s", (store_id, file_id))
     call.queries += 2
     call.service.ingestion.wake()
+
+
+async def set_attributes(call: Call, store_id: str, file_id: str, attributes: Body) -> None:
+    """Replace a file's attributes in one store; raises 404 for unknown ids."""
+    await get_attached(call, store_id, file_id)
+    await call.fetch(_SET_ATTRIBUTES, (orjson.dumps(attributes).decode(), store_id, file_id))
+
+
+async def text_parts(call: Call, store_id: str, file_id: str) -> AsyncIterator[str]:
+    """The text that was, or is being, put into the store; nothing where it has not been read yet."""
+    await get_attached(call, store_id, file_id)
+    row = await documents.get_file(call, file_id)
+    return _decoded(parts(call.service.store, file_id, text=extract.kind_of(row[1]) is not None))
+
+
+async def _decoded(data: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    async for part in data:
+        yield decoder.decode(part)
+    if rest := decoder.decode(b"", final=True):
+        yield rest
+
+
+# --- Batches: files that were put into a store together ------------------------------------------------------
+
+
+def batch_object(batch_id: str, row: Row) -> Body:
+    store_id, created_at, in_progress, completed, failed, cancelled = row
+    return {
+        "id": batch_id,
+        "object": "vector_store.files_batch",
+        "created_at": documents.seconds(created_at),
+        "vector_store_id": store_id,
+        "status": "in_progress" if in_progress else "cancelled" if cancelled else "completed",
+        "file_counts": {
+            "in_progress": in_progress,
+            "completed": completed,
+            "failed": failed,
+            "cancelled": cancelled,
+            "total": in_progress + completed + failed + cancelled,
+        },
+    }
+
+
+async def get_batch(call: Call, store_id: str, batch_id: str) -> Row:
+    """A batch is the files that are still in the store; raises 404 where there is none."""
+    row = None
+    if is_id(store_id) and is_id(batch_id):
+        row = await call.one(_BATCH, (store_id, batch_id))
+    if row is None:
+        raise errors.not_found("file batch")
+    return row
+
+
+async def cancel_batch(call: Call, store_id: str, batch_id: str) -> None:
+    """What is not completed stays away from searches until it is put in again."""
+    await get_batch(call, store_id, batch_id)
+    await call.fetch(_CANCEL, (store_id, batch_id))

@@ -37,7 +37,7 @@ class Prepared:
 
     def documents(self) -> list[dict[str, Any]]:
         """What the client is told of the passages."""
-        return [{"file_id": hit.file_id, "filename": hit.filename, "score": round(hit.score, 4)} for hit in self.hits]
+        return [hit.citation() for hit in self.hits]
 
 
 async def prepare(call: Call, request: ChatRequest) -> Prepared:

@@ -24,7 +24,8 @@ FILE_COLUMNS = "id, filename, purpose, bytes, created_at"
 _STORE_COLUMNS = "s.id, s.name, s.metadata, s.created_at"
 _COUNTS = """
     count(v.*) FILTER (WHERE v.status = 'in_progress'), count(v.*) FILTER (WHERE v.status = 'completed'),
-    count(v.*) FILTER (WHERE v.status = 'failed'), coalesce(sum(v.usage_bytes), 0)::bigint
+    count(v.*) FILTER (WHERE v.status = 'failed'), count(v.*) FILTER (WHERE v.status = 'cancelled'),
+    coalesce(sum(v.usage_bytes), 0)::bigint
 """
 _STORE_FROM = """
 FROM vector_stores s LEFT JOIN vector_store_files v ON v.store_id = s.id AND v.status <> 'deleting'
@@ -121,11 +122,23 @@ async def delete_file(call: Call, identity: str) -> None:
     call.service.ingestion.wake()
 
 
+async def delete_all_files(call: Call) -> int:
+    """Every document of the tenant's, gone from listings and searches at once; how many there were."""
+    async with call.service.store.transaction() as connection:
+        # The lock keeps uploads of this moment out: what is there after it came after it.
+        await connection.execute("LOCK TABLE files IN SHARE ROW EXCLUSIVE MODE")
+        gone = await connection.execute("DELETE FROM files")
+        await take_out(connection, "true", ())
+    call.queries += 4
+    call.service.ingestion.wake()
+    return gone.rowcount
+
+
 # --- Vector stores -------------------------------------------------------------------------------------------
 
 
 def store_object(row: Row) -> Body:
-    identity, name, metadata, created_at, in_progress, completed, failed, size = row
+    identity, name, metadata, created_at, in_progress, completed, failed, cancelled, size = row
     return {
         "id": identity,
         "object": "vector_store",
@@ -136,8 +149,8 @@ def store_object(row: Row) -> Body:
             "in_progress": in_progress,
             "completed": completed,
             "failed": failed,
-            "cancelled": 0,
-            "total": in_progress + completed + failed,
+            "cancelled": cancelled,
+            "total": in_progress + completed + failed + cancelled,
         },
         "status": "in_progress" if in_progress else "completed",
         "expires_after": None,
@@ -182,6 +195,15 @@ async def add_store(call: Call, name: str, metadata: Body) -> str:
             f"This tenant may have {MAX_STORES} vector stores, and has them: delete one first.", "store_limit_reached"
         )
     return identity
+
+
+async def change_store(call: Call, identity: str, name: str | None, metadata: Body | None) -> None:
+    """Set what is not None; raises 404 for an unknown id."""
+    await get_store(call, identity)
+    await call.fetch(
+        "UPDATE vector_stores SET name = coalesce(%s, name), metadata = coalesce(%s::jsonb, metadata) WHERE id = %s",
+        (name, None if metadata is None else orjson.dumps(metadata).decode(), identity),
+    )
 
 
 async def delete_store(call: Call, identity: str) -> None:

@@ -8,6 +8,7 @@ can be found only when all of it is written, and no more from the moment it is d
 import asyncio
 import codecs
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -36,6 +37,8 @@ LEASE_SECONDS = 180
 BATCH = 32
 """Chunks that are embedded with one call, where the minute's tokens allow."""
 _ATTEMPTS = 20
+COMPACT_SECONDS = 300
+"""So often at most a process asks Milvus for the space of what it deleted."""
 
 _TAKE = f"""
 UPDATE vector_store_files SET retry_at = clock_timestamp() + interval '{LEASE_SECONDS} seconds',
@@ -96,6 +99,8 @@ class Ingestion:
         self._service = service
         self._wake = asyncio.Event()
         self._reading = Reading(self.wake, LEASE_SECONDS)
+        self._removed = False
+        self._compacted_at = -float(COMPACT_SECONDS)
 
     def wake(self) -> None:
         """There is work: look now."""
@@ -109,6 +114,7 @@ class Ingestion:
                 try:
                     while await self._next():
                         pass
+                    await self._compact()
                 except StoreUnavailableError:
                     await asyncio.sleep(1)
                 except Exception:
@@ -151,6 +157,13 @@ class Ingestion:
             numbers = range(start, min(start + 1000, work.chunks + BATCH))
             await self._service.vectors.delete([chunk_id(work.id.hex, number) for number in numbers])
         await self._service.store.fetch(_GONE, (work.id,))
+        self._removed = True
+
+    async def _compact(self) -> None:
+        """Once all that was to be deleted is."""
+        if self._removed and time.monotonic() - self._compacted_at >= COMPACT_SECONDS:
+            self._removed, self._compacted_at = False, time.monotonic()
+            await self._service.vectors.compact()
 
     async def _ingest(self, work: Work, configuration: Configuration) -> None:
         done = work.chunks

@@ -1,11 +1,13 @@
 """Finding passages: the question's vector, the nearest chunks, and a check of each before it is shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from tenantry_runtime import errors, tokens
 from tenantry_runtime.call import Call, log
+from tenantry_runtime.filters import Filter, as_sql
 from tenantry_runtime.ledger import Need, Usage
 from tenantry_runtime.provider import NotSentError
 from tenantry_runtime.vectors import Found, VectorsUnavailableError
@@ -19,18 +21,23 @@ _STATE = f"""
 SELECT EXISTS (SELECT 1 FROM vector_store_files WHERE status = 'completed'),
        (SELECT changed_at > clock_timestamp() - interval '{SETTLING_SECONDS} seconds' FROM documents_state)
 """  # noqa: S608 - a constant of ours
-_KNOWN = """
-SELECT v.id::text, v.store_id, v.file_id, f.filename, v.attributes
+_FOUND = """
 FROM vector_store_files v
 JOIN files f ON f.id = v.file_id
 JOIN vector_stores s ON s.id = v.store_id
-WHERE v.id = ANY(%s::uuid[]) AND v.status = 'completed'
+WHERE v.status = 'completed'
 """
+_KNOWN = f"SELECT v.id::text, v.store_id, v.file_id, f.filename, v.attributes, v.created_at {_FOUND} AND "
+_MATCHING = f"""
+SELECT v.store_id, v.file_id {_FOUND} AND (%s::text[] IS NULL OR v.store_id = ANY(%s)) AND """
+MAX_NAMED = 5000
+"""Files that a search may name to Milvus, when a filter matched them; where more match, hits are looked through."""
+MAX_LOOKED_THROUGH = 1000
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage of one of the tenant's documents."""
+    """A passage of one of the tenant's documents: its chunk of this number, from 0."""
 
     file_id: str
     store_id: str
@@ -38,20 +45,56 @@ class Hit:
     score: float
     text: str
     attributes: dict[str, Any]
+    chunk: int
+    created_at: datetime
+    """When the file was put into the store."""
+
+    def citation(self) -> dict[str, Any]:
+        """What a client is told of a passage that its answer was made from."""
+        return {
+            "file_id": self.file_id,
+            "filename": self.filename,
+            "vector_store_id": self.store_id,
+            "chunk": self.chunk,
+            "score": round(self.score, 4),
+        }
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """Where to search: `places` as `Vectors.search` takes them, and how many hits to ask for."""
+
+    stores: Sequence[str] | None
+    filters: Filter | None
+    places: Mapping[str, Sequence[str]] | None
+    limit: int
 
 
 async def search(
-    call: Call, kind: str, question: str, *, top_k: int, min_score: float, store_ids: Sequence[str] | None = None
+    call: Call,
+    kind: str,
+    question: str,
+    *,
+    top_k: int,
+    min_score: float,
+    store_ids: Sequence[str] | None = None,
+    filters: Filter | None = None,
 ) -> list[Hit]:
     """The best passages for a question, best first; metered as one call of this kind.
 
-    Where there is no document, nothing is embedded, searched or taken from a limit.  Raises refusals,
-    StoreUnavailableError, and 503 where Milvus is away.
+    `filters` are on the files' attributes.  Where no document can be found, nothing is embedded, searched or taken
+    from a limit.  Raises refusals, StoreUnavailableError, and 503 where Milvus is away.
     """
+    if store_ids is not None and not store_ids:
+        return []
     row = await call.one(_STATE)
     if row is None or not row[0]:
         return []
     newest = bool(row[1])
+    # More than asked for: what was deleted a moment ago may still be found, and is left out below.
+    scope = await _scope(call, store_ids, filters, min(2 * top_k + 5, 100))
+    if scope is None:
+        return []
     embedding = call.configuration.embedding
     question = question[:MAX_QUESTION]
     # A search that a client asked for is the request itself; that of a chat is a part of it.
@@ -71,11 +114,8 @@ async def search(
         vectors, usage = await call.service.provider.embed(embedding.model, [question], embedding.dimension)
         released = False
         call.searches += 1
-        # More than asked for: what was deleted a moment ago may still be found, and is left out below.
-        found = await call.service.vectors.search(
-            vectors[0], min(2 * top_k + 5, 100), embedding.metric, store_ids, newest
-        )
-        hits = await _checked(call, found, top_k, min_score, store_ids)
+        found = await call.service.vectors.search(vectors[0], scope.limit, embedding.metric, scope.places, newest)
+        hits = (await _checked(call, found, scope, min_score))[:top_k]
         hits = await call.service.guard.passages(call, hits)
         event.basic["hits"] = len(hits)
         event.detailed["documents"] = [hit.file_id for hit in hits]
@@ -88,28 +128,57 @@ async def search(
         await call.settle(reservation, usage, released=released)
 
 
-async def _checked(
-    call: Call, found: Sequence[Found], top_k: int, min_score: float, store_ids: Sequence[str] | None
-) -> list[Hit]:
-    """Only what is this tenant's, completely written, not deleted, and near enough."""
-    own = []
-    for hit in found:
-        if hit.tenant == call.service.vectors.tag:
-            own.append(hit)
-        else:
-            call.service.metrics.leak(call.configuration, "foreign_hit")
-            log.error("a search found a chunk that is not this tenant's: it was dropped")
+async def _scope(call: Call, store_ids: Sequence[str] | None, filters: Filter | None, limit: int) -> _Scope | None:
+    """Where to look for files that the filter lets through; None: there are none.
+
+    Attributes are in PostgreSQL only: Milvus is told the ids of the files that match.  Where they are too many to
+    name, more hits are asked for, and those of other files left out.
+    """
+    if filters is None:
+        return _Scope(store_ids, None, None if store_ids is None else dict.fromkeys(store_ids, ()), limit)
+    stores = None if store_ids is None else list(store_ids)
+    condition, values = as_sql(filters, "v.attributes")
+    rows = await call.fetch(f"{_MATCHING} ({condition}) LIMIT %s", (stores, stores, *values, MAX_NAMED + 1))
+    if not rows:
+        return None
+    if len(rows) > MAX_NAMED:
+        everywhere = None if store_ids is None else dict.fromkeys(store_ids, ())
+        return _Scope(store_ids, filters, everywhere, MAX_LOOKED_THROUGH)
+    places: dict[str, list[str]] = {}
+    for store_id, file_id in rows:
+        places.setdefault(store_id, []).append(file_id)
+    return _Scope(store_ids, filters, places, limit)
+
+
+async def _checked(call: Call, found: Sequence[Found], scope: _Scope, min_score: float) -> list[Hit]:
+    """Only what is this tenant's, completely written, not deleted, let through by the filter, and near enough."""
+    own = [hit for hit in found if hit.tenant == call.service.vectors.tag]
+    if foreign := len(found) - len(own):
+        call.service.metrics.leak(call.configuration, "foreign_hit", foreign)
+        told = call.event.basic.setdefault("leaks", {}).setdefault("search", {})
+        told["blocked"] = {"foreign_hit": foreign}
+        log.error("a search found chunks that are not this tenant's: %d were dropped", foreign)
     near = [hit for hit in own if hit.score >= min_score]
     if not near:
         return []
-    ingestions = sorted({ingestion for hit in near if (ingestion := ingestion_of(hit.id))})
-    known = {row[0].replace("-", ""): row for row in await call.fetch(_KNOWN, (ingestions,))}
+    condition = "v.id = ANY(%s::uuid[])"
+    values: list[Any] = [sorted({each for hit in near if (each := ingestion_of(hit.id))})]
+    if scope.filters:  # again: it may have changed since
+        more, parameters = as_sql(scope.filters, "v.attributes")
+        condition += f" AND ({more})"
+        values += parameters
+    known = {row[0].replace("-", ""): row for row in await call.fetch(_KNOWN + condition, values)}
     hits = []
     for hit in near:
         row = known.get(ingestion_of(hit.id))
-        if row and (row[1], row[2]) == (hit.store_id, hit.file_id) and (store_ids is None or row[1] in store_ids):
-            hits.append(Hit(hit.file_id, hit.store_id, row[3], hit.score, hit.text, row[4]))
-    return _distinct(hits)[:top_k]
+        if row is None or (row[1], row[2]) != (hit.store_id, hit.file_id):
+            continue
+        if scope.stores is None or row[1] in scope.stores:
+            filename, attributes, created_at = row[3:]
+            hits.append(
+                Hit(hit.file_id, hit.store_id, filename, hit.score, hit.text, attributes, hit.number, created_at)
+            )
+    return _distinct(hits)
 
 
 def _distinct(hits: Sequence[Hit]) -> list[Hit]:

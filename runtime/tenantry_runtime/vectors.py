@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -115,20 +115,36 @@ class Vectors:
             await self._run(lambda client: client.delete(self._milvus.collection, self._partition, one_of("id", ids)))
 
     async def search(
-        self, vector: list[float], limit: int, metric: str, store_ids: Sequence[str] | None, newest: bool
+        self, vector: list[float], limit: int, metric: str, places: Mapping[str, Sequence[str]] | None, newest: bool
     ) -> list[Found]:
-        """The nearest rows of this tenant, best first.  `newest`: wait for what was written just now."""
-        from tenantry_runtime.milvus import one_of
+        """The nearest rows of this tenant, best first.  `newest`: wait for what was written just now.
 
-        expression = one_of("tenant", [self.tag])
-        if store_ids is not None:
-            expression += f" and {one_of('store_id', store_ids)}"
+        `places`: the stores to search, each with the files of it that count (none: all); None: everywhere.  All of
+        these are ids that this service made.
+        """
+        expression = scope_expression(self.tag, places)
         rows = await self._run(
             lambda client: client.search(
                 self._milvus.collection, self._partitions, expression, vector, limit, metric, FIELDS, newest
             )
         )
         return [_found(row, metric) for row in rows]
+
+    async def compact(self) -> bool:
+        """Ask Milvus to give the space of deleted rows back; False where it does not take that from this user.
+
+        It does so by itself, too, later: so nothing fails where this does.
+        """
+        from tenantry_runtime.milvus import Client, MilvusError
+
+        if not isinstance(self._client, Client):
+            return False
+        try:
+            await self._client.compact(self._milvus.collection)
+        except MilvusError as error:
+            log.info("Milvus was asked to compact, and has not: %s", error)
+            return False
+        return True
 
     async def check(self) -> bool:
         """Connect if need be, and see whether the tenant's collection answers."""
@@ -153,6 +169,21 @@ class Vectors:
             raise VectorsUnavailableError(str(error)) from None
         self.available = self.answered = True
         return result
+
+
+def scope_expression(tag: str, places: Mapping[str, Sequence[str]] | None) -> str:
+    """Milvus' condition on the rows that a search may find: of this tenant, in these places."""
+    from tenantry_runtime.milvus import one_of
+
+    expression = one_of("tenant", [tag])
+    if places is None:
+        return expression
+    whole = [store for store, files in places.items() if not files]
+    parts = [one_of("store_id", whole)] if whole else []
+    parts += [
+        f"({one_of('store_id', [store])} and {one_of('file_id', files)})" for store, files in places.items() if files
+    ]
+    return f"{expression} and ({' or '.join(parts)})"
 
 
 def _found(row: dict[str, Any], metric: str) -> Found:

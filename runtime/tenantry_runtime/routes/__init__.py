@@ -1,7 +1,7 @@
 """All routes of the service: a route that is not in `ROUTES` does not exist, neither here nor in the document."""
 
 from tenantry_runtime.endpoint import Endpoint, Open
-from tenantry_runtime.routes import chat, embeddings, files, models, probes, vector_stores
+from tenantry_runtime.routes import chat, embeddings, file_batches, files, models, probes, vector_stores
 
 ROUTES: tuple[Endpoint | Open, ...] = (
     *probes.ROUTES,
@@ -10,4 +10,5 @@ ROUTES: tuple[Endpoint | Open, ...] = (
     *embeddings.ROUTES,
     *files.ROUTES,
     *vector_stores.ROUTES,
+    *file_batches.ROUTES,
 )

@@ -164,6 +164,16 @@ async def delete_file(call: Call) -> Response:
     return json_answer({"id": identity, "object": "file", "deleted": True})
 
 
+async def delete_all(call: Call) -> Response:
+    """Asked for by name, so that it happens to the tenant that was meant, and to none by accident."""
+    if call.request.query_params.get("confirm") != call.configuration.tenant:
+        sentence = "This deletes all of the tenant's documents: say that you mean it with ?confirm=<the tenant's name>."
+        raise errors.invalid(sentence, "confirm")
+    count = await documents.delete_all_files(call)
+    call.event.basic["files"] = count
+    return json_answer({"object": "list.deleted", "deleted": True, "count": count})
+
+
 def _endpoint(method: str, path: str, action: str, summary: str, handler: Any, **more: Any) -> Endpoint:
     return Endpoint(
         method=method,
@@ -206,4 +216,20 @@ ROUTES = (
         answer_types=("application/octet-stream",),
     ),
     _endpoint("DELETE", "/v1/files/{file_id}", "delete", "Delete a document, in all vector stores too.", delete_file),
+    _endpoint(
+        "DELETE",
+        "/v1/files",
+        "delete_all",
+        "Delete all documents of the tenant's, in all vector stores too.",
+        delete_all,
+        query=(
+            {
+                "name": "confirm",
+                "in": "query",
+                "required": True,
+                "description": "The tenant's name.",
+                "schema": {"type": "string"},
+            },
+        ),
+    ),
 )

@@ -122,12 +122,17 @@ class Replica:
 class Tenant:
     """One tenant's schema, partition and keys."""
 
-    def __init__(self, stack: "Stack", name: str, provider_url: str, provider_timeout: float) -> None:
+    def __init__(
+        self, stack: "Stack", name: str, provider_url: str, provider_timeout: float, isolation: str = "Partition"
+    ) -> None:
         self.stack, self.name = stack, name
         self.uid = str(uuid.uuid4())
         self.tag = self.uid.replace("-", "")
         self.schema = f"tenant_{name.replace('-', '_')}__runtime"
-        self.partition = f"t_{self.tag}"
+        own = f"t_{self.tag}"
+        self.partition = own if isolation == "Partition" else None
+        self.collection = COLLECTION if self.partition else own
+        self.vectors_database = own if isolation == "Database" else "default"
         self.configuration = configuration(tenant=name, tenant_uid=self.uid, display_name=f"{name.title()} Inc")
         password = secrets.token_urlsafe(16)
         login = f"{self.schema}_a"
@@ -141,7 +146,13 @@ class Tenant:
                 schema_name=self.schema,
                 sslmode="disable",
             ),
-            milvus=Milvus(uri=stack.milvus_uri, collection=COLLECTION, partition=self.partition, tag=self.tag),
+            milvus=Milvus(
+                uri=stack.milvus_uri,
+                database=self.vectors_database,
+                collection=self.collection,
+                partition=self.partition,
+                tag=self.tag,
+            ),
             provider=Provider(base_url=provider_url, api_key=PROVIDER_KEY, timeout_seconds=provider_timeout),
         )
         self.file = stack.folder / f"{name}.json"
@@ -164,9 +175,39 @@ class Tenant:
                 connection.execute(f"GRANT {', '.join(rights)} ON {table} TO {group}".encode())
             for function in migrations.FUNCTIONS:
                 connection.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {group}".encode())
-        stack.vectors.create_partition(COLLECTION, self.partition)
+        if self.partition:
+            stack.vectors.create_partition(COLLECTION, self.partition)
+        else:
+            if isolation == "Database":
+                stack.vectors.create_database(own)
+            with self.vectors() as client:
+                make_collection(client, own)
         self.configure()
         self.key = self.add_key("default")
+
+    @contextmanager
+    def vectors(self) -> Iterator[Any]:
+        """Milvus as its administrator, in this tenant's database."""
+        from pymilvus import MilvusClient
+
+        client = MilvusClient(uri=self.stack.milvus_uri, db_name=self.vectors_database, timeout=30)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def chunks(self) -> list[str]:
+        """The ids of the tenant's rows in Milvus."""
+        with self.vectors() as client:
+            partitions = [self.partition] if self.partition else None
+            rows = client.query(
+                self.collection,
+                filter=f'tenant == "{self.tag}"',
+                output_fields=["id"],
+                partition_names=partitions,
+                consistency_level="Strong",
+            )
+            return sorted(row["id"] for row in rows)
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """The superuser's connection, in this tenant's schema."""
@@ -263,29 +304,35 @@ class Stack:
         self.vectors = MilvusClient(uri=milvus_uri, timeout=30)
         make_collection(self.vectors)
 
-    def tenant(self, provider_url: str | None = None, provider_timeout: float = 60, **changes: Any) -> Tenant:
-        """A new tenant; `changes` are of its configuration."""
+    def tenant(
+        self,
+        provider_url: str | None = None,
+        provider_timeout: float = 60,
+        isolation: str = "Partition",
+        **changes: Any,
+    ) -> Tenant:
+        """A new tenant, its vectors isolated at one of the three levels; `changes` are of its configuration."""
         name = f"t{secrets.token_hex(5)}"
-        tenant = Tenant(self, name, provider_url or self.provider_url, provider_timeout)
+        tenant = Tenant(self, name, provider_url or self.provider_url, provider_timeout, isolation)
         if changes:
             tenant.configure(**changes)
         return tenant
 
 
-def make_collection(client: Any) -> None:
-    """The shared collection, as the operator makes it."""
+def make_collection(client: Any, name: str = COLLECTION) -> None:
+    """A collection as the operator makes it."""
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.VARCHAR, max_length=64, is_primary=True)
-    for name, length in (("tenant", 32), ("file_id", 64), ("store_id", 64), ("text", 8192)):
-        schema.add_field(name, DataType.VARCHAR, max_length=length)
+    for field, length in (("tenant", 32), ("file_id", 64), ("store_id", 64), ("text", 8192)):
+        schema.add_field(field, DataType.VARCHAR, max_length=length)
     schema.add_field("chunk", DataType.INT64)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=256)
     index = client.prepare_index_params()
     index.add_index("vector", index_type="AUTOINDEX", metric_type="COSINE")
-    client.create_collection(COLLECTION, schema=schema, index_params=index)
-    client.load_collection(COLLECTION)
+    client.create_collection(name, schema=schema, index_params=index)
+    client.load_collection(name)
 
 
 @contextmanager

@@ -53,5 +53,5 @@ def test_the_document_is_well_formed() -> None:
             named = {p["name"] for p in operation.get("parameters", []) if p["in"] == "path"}
             assert all(f"{{{name}}}" in path for name in named)
             assert len(named) == path.count("{")
-            if method == "post":
+            if method == "post" and not path.endswith("/cancel"):  # which says all by its path
                 assert operation["requestBody"]["content"]

@@ -1,0 +1,190 @@
+"""Ingestion under limits and faults: its pace, a kill in its middle, each level of isolation, a foreign chunk."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tenantry_runtime import vectors
+from tenantry_runtime.app import create_app
+from tenantry_runtime.config import Documents, Limits
+from tenantry_runtime.service import Service
+from tests.integration.runtime.stack import Replica, Stack, Tenant, eventually
+
+TOKENS_PER_MINUTE = 3000
+PARAGRAPHS = 24
+"""Of about 140 tokens (an estimate says 200): more than the minute's bucket holds."""
+LONG = "\n\n".join(
+    f"Paragraph {number} is about the harbour of city {number}. " + "It says nothing else of any interest. " * 16
+    for number in range(PARAGRAPHS)
+)
+
+
+@pytest.fixture(scope="module")
+def slow(stack: Stack) -> Tenant:
+    return stack.tenant(
+        documents=Documents(max_files=50, max_file_bytes=5_000_000),
+        limits=Limits(tokens_per_minute=TOKENS_PER_MINUTE),
+    )
+
+
+def state_of(client: openai.OpenAI, store: str, file: str) -> Any:
+    return client.vector_stores.files.retrieve(file, vector_store_id=store)
+
+
+def test_it_keeps_to_the_minutes_limit_and_goes_on_after_a_kill(slow: Tenant) -> None:
+    began = time.monotonic()
+    with slow.replica() as first:
+        client = first.client(slow.key)
+        file = client.files.create(file=("long.md", LONG.encode()), purpose="assistants").id
+        store = client.vector_stores.create(name="docs", file_ids=[file]).id
+
+        def waits() -> Any:
+            state = state_of(client, store, file)
+            assert state.status == "in_progress", state.last_error
+            return state.model_extra["tenantry"] if state.usage_bytes > len(LONG) / 3 else None
+
+        progress = eventually(waits)
+        assert 30 <= progress["percent"] < 100
+        assert 0 < progress["chunks"] < PARAGRAPHS
+        first.child.kill()
+        first.child.wait(30)
+    # It died after writing a chunk, before saying so; then its lease runs out.
+    before = slow.chunks()
+    assert len(before) >= progress["chunks"]
+    slow.sql("UPDATE vector_store_files SET chunks = chunks - 1, retry_at = clock_timestamp()")
+    with slow.replica() as second:
+        client = second.client(slow.key)
+        seen = []
+
+        def done() -> bool:
+            # Found only when all of it is there; a search has to wait for tokens, too.
+            state = state_of(client, store, file)
+            assert state.status in ("in_progress", "completed"), state.last_error
+            seen.append(state.model_extra["tenantry"]["percent"])
+            return bool(state.status == "completed")
+
+        assert not slow.sql("SELECT 1 FROM vector_store_files WHERE status = 'completed'")
+        eventually(done, timeout=120)
+        assert seen == sorted(seen)
+        after = slow.chunks()
+        assert set(before) <= set(after)
+        assert len(after) == len(set(after)) == state_of(client, store, file).model_extra["tenantry"]["chunks"]
+        # The pace is the limit's: a full bucket at first, then what a minute brings.
+        (tokens,) = slow.sql("SELECT sum(tokens_in) FROM ledger WHERE status IN ('settled', 'expired')")[0]
+        assert tokens > TOKENS_PER_MINUTE
+        assert tokens <= TOKENS_PER_MINUTE * (1 + (time.monotonic() - began) / 60) * 1.5
+        client.files.delete(file)
+        eventually(lambda: slow.chunks() == [])
+
+
+@pytest.mark.parametrize("isolation", ["Collection", "Database"])  # all other tests are of Partition
+def test_each_level_finds_its_own_and_really_deletes(stack: Stack, home: Tenant, isolation: str) -> None:
+    tenant = stack.tenant(isolation=isolation)
+    with tenant.replica() as replica:
+        client = replica.client(tenant.key)
+        store = client.vector_stores.create(name="docs").id
+        cities = ("Lisbon", "Porto", "Faro")
+        files = {
+            city: client.vector_stores.files.upload_and_poll(
+                vector_store_id=store,
+                file=(f"{city}.md", f"The harbour of {city}.".encode()),
+                attributes={"city": city},
+                poll_interval_ms=100,
+            ).id
+            for city in cities
+        }
+        assert search(client, store) == {f"{city}.md" for city in cities}
+        wanted: Any = {"type": "ne", "key": "city", "value": "Porto"}
+        assert search(client, store, filters=wanted) == {"Lisbon.md", "Faro.md"}
+        assert len(tenant.chunks()) == 3
+        client.files.delete(files["Porto"])
+        assert search(client, store) == {"Lisbon.md", "Faro.md"}
+        eventually(lambda: len(tenant.chunks()) == 2)
+
+        # All that is left, by the tenant's own name only.
+        for wrong in ("", "?confirm=", "?confirm=all", f"?confirm={home.name}"):
+            with pytest.raises(openai.UnprocessableEntityError) as refused:
+                client.delete(f"/files{wrong}", cast_to=object)
+            assert refused.value.param == "confirm"
+        assert len(list(client.files.list())) == 2
+        before = tenant.sql("SELECT changed_at FROM documents_state")
+        answer: Any = client.delete(f"/files?confirm={tenant.name}", cast_to=object)
+        assert answer["count"] == 2
+        assert tenant.sql("SELECT changed_at FROM documents_state") > before
+        assert search(client, store) == set()
+        assert list(client.files.list()) == []
+        assert client.vector_stores.retrieve(store).file_counts.total == 0
+        assert tenant.sql("SELECT count(*) FROM file_parts") == [(0,)]
+        eventually(lambda: not tenant.sql("SELECT 1 FROM vector_store_files"))
+        assert tenant.chunks() == []
+
+
+def search(client: openai.OpenAI, store: str, **options: Any) -> set[str]:
+    return {hit.filename for hit in client.vector_stores.search(store, query="harbour", **options)}
+
+
+PLANTED = "a" * 32 + "-0"
+
+
+@pytest.fixture
+def planted(home: Tenant, service: Replica) -> Iterator[tuple[openai.OpenAI, str]]:
+    """A client, and a store with one document and one chunk of another tenant's, under the same ids.
+
+    As a fault elsewhere would leave it in the partition of a shared collection.
+    """
+    client = service.client(home.key)
+    store = client.vector_stores.create(name="docs").id
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id=store, file=("a.md", b"The harbour of Lisbon."), poll_interval_ms=100
+    ).id
+    with home.vectors() as milvus:
+        place = {"collection_name": home.collection, "partition_names": [home.partition]}
+        (row,) = milvus.query(filter=f'file_id == "{file}"', output_fields=["vector", "chunk"], **place)
+        foreign = {**row, "id": PLANTED, "tenant": "e" * 32, "file_id": file, "store_id": store, "text": "PLANTED"}
+        milvus.insert(home.collection, foreign, partition_name=home.partition)
+        yield client, store
+        milvus.delete(home.collection, ids=[PLANTED], partition_name=home.partition)
+    client.files.delete(file)
+    client.vector_stores.delete(store)
+
+
+def test_a_foreign_chunk_is_not_even_asked_for(planted: tuple[openai.OpenAI, str]) -> None:
+    client, store = planted
+    hits = client.vector_stores.search(store, query="harbour").data
+    assert [hit.content[0].text for hit in hits] == ["The harbour of Lisbon."]
+
+
+async def test_a_foreign_hit_is_dropped_counted_and_audited(
+    home: Tenant, planted: tuple[openai.OpenAI, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Milvus that does not keep to the condition on its search: here, one that is given none."""
+    monkeypatch.setattr(vectors, "scope_expression", lambda tag, places: 'id != ""')
+    service = Service(home.credentials)
+    await service.start()
+    try:
+        await asyncio.wait_for(service.live.loaded.wait(), 60)
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://runtime") as client:
+            answer = await client.post(
+                f"/v1/vector_stores/{planted[1]}/search",
+                json={"query": "harbour"},
+                headers={"Authorization": f"Bearer {home.key}"},
+            )
+        assert answer.status_code == 200
+        assert [hit["content"][0]["text"] for hit in answer.json()["data"]] == ["The harbour of Lisbon."]
+        shown = (await service.metrics.expose(service.store, service.ledger, service.live.current)).decode()
+        assert re.search(r'tenantry_leaks_blocked_total\{.*kind="foreign_hit".*\} 1\.0', shown)
+        details = home.sql(
+            "SELECT details->'leaks' FROM audit WHERE resource_id = %s AND action = 'vector_stores.search' "
+            "AND phase = 'outcome' ORDER BY at DESC LIMIT 1",
+            (planted[1],),
+        )
+        assert details == [({"search": {"blocked": {"foreign_hit": 1}}},)]
+    finally:
+        await service.close()
