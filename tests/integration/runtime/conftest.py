@@ -83,7 +83,7 @@ def target(everything: Tenant, both: tuple[Replica, Replica]) -> Iterator[Replic
 def world(everything: Tenant, target: Replica, both: tuple[Replica, Replica]) -> World:
     """What `everything` has, without limits."""
     everything.apply(both, limits=Limits(), budget=None)
-    world = World(target, everything.key)
+    world = World(target, everything.key, everything.name)
     world.searchable()
     return world
 

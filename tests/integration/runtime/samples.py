@@ -35,9 +35,13 @@ class Operation:
         return f"{self.method} {self.path}"
 
 
+EVERYTHING = "DELETE /v1/files"
+"""What it leaves nothing of: last, so that the others find what their samples made."""
+
+
 def operations() -> list[Operation]:
     """All that the document has."""
-    return [
+    found = [
         Operation(
             method.upper(),
             path,
@@ -48,6 +52,7 @@ def operations() -> list[Operation]:
         for path, methods in json.loads(document())["paths"].items()
         for method, described in methods.items()
     ]
+    return sorted(found, key=lambda operation: str(operation) == EVERYTHING)
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,15 @@ class Sample:
     file: bytes | None = None
     form: dict[str, str] = field(default_factory=dict)
     path: dict[str, str] = field(default_factory=dict)
+    query: dict[str, str] = field(default_factory=dict)
     models: bool = False
 
 
 class World:
     """What samples refer to, made through the API when a sample asks for it."""
 
-    def __init__(self, replica: Replica, key: str) -> None:
-        self.replica, self.key = replica, key
+    def __init__(self, replica: Replica, key: str, tenant: str) -> None:
+        self.replica, self.key, self.tenant = replica, key, tenant
         self._searchable = ""
 
     def make(self, text: str, sample: Sample) -> dict[str, Any]:
@@ -90,9 +96,17 @@ class World:
         self.make("POST /v1/vector_stores/{vector_store_id}/files", Sample(path=place, body={"file_id": file}))
         return {**place, "file_id": file}
 
+    def batch(self) -> dict[str, str]:
+        """A new batch of one file in a new store, as path parameters."""
+        place = {"vector_store_id": self.store()}
+        route = "POST /v1/vector_stores/{vector_store_id}/file_batches"
+        return {**place, "batch_id": self.make(route, Sample(path=place, body={"file_ids": [self.file()]}))["id"]}
+
     def searchable(self) -> str:
-        """The id of a store in which something can be found; the same one each time."""
-        if not self._searchable:
+        """The id of a store in which something can be found; the same one while its file is there."""
+        place = {"vector_store_id": self._searchable}
+        route = "GET /v1/vector_stores/{vector_store_id}"
+        if not self._searchable or not self.make(route, Sample(path=place))["file_counts"]["completed"]:
             place = self.attached()
 
             def done() -> bool:
@@ -131,19 +145,35 @@ SAMPLES: dict[str, Callable[[World], Sample]] = {
     "GET /v1/files": lambda _: Sample(),
     "GET /v1/files/{file_id}": lambda world: Sample(path={"file_id": world.file()}),
     "GET /v1/files/{file_id}/content": lambda world: Sample(path={"file_id": world.file()}),
+    EVERYTHING: lambda world: Sample(query={"confirm": world.tenant}),
     "DELETE /v1/files/{file_id}": lambda world: Sample(path={"file_id": world.file()}),
     "POST /v1/vector_stores": lambda _: Sample(body={"name": "sample", "metadata": {"a": "b"}}),
     "GET /v1/vector_stores": lambda _: Sample(),
     "GET /v1/vector_stores/{vector_store_id}": lambda world: Sample(path={"vector_store_id": world.store()}),
+    "POST /v1/vector_stores/{vector_store_id}": lambda world: Sample(
+        path={"vector_store_id": world.store()}, body={"name": "other", "metadata": {"a": "b"}}
+    ),
     "DELETE /v1/vector_stores/{vector_store_id}": lambda world: Sample(path={"vector_store_id": world.store()}),
     "POST /v1/vector_stores/{vector_store_id}/files": lambda world: Sample(
         path={"vector_store_id": world.store()}, body={"file_id": world.file()}
     ),
     "GET /v1/vector_stores/{vector_store_id}/files": lambda world: Sample(path={"vector_store_id": world.store()}),
     "GET /v1/vector_stores/{vector_store_id}/files/{file_id}": lambda world: Sample(path=world.attached()),
+    "POST /v1/vector_stores/{vector_store_id}/files/{file_id}": lambda world: Sample(
+        path=world.attached(), body={"attributes": {"a": "b", "n": 1}}
+    ),
+    "GET /v1/vector_stores/{vector_store_id}/files/{file_id}/content": lambda world: Sample(path=world.attached()),
+    "POST /v1/vector_stores/{vector_store_id}/file_batches": lambda world: Sample(
+        path={"vector_store_id": world.store()}, body={"files": [{"file_id": world.file(), "attributes": {"n": 1}}]}
+    ),
+    "GET /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}": lambda world: Sample(path=world.batch()),
+    "GET /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files": lambda world: Sample(path=world.batch()),
+    "POST /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel": lambda world: Sample(path=world.batch()),
     "DELETE /v1/vector_stores/{vector_store_id}/files/{file_id}": lambda world: Sample(path=world.attached()),
     "POST /v1/vector_stores/{vector_store_id}/search": lambda world: Sample(
-        path={"vector_store_id": world.searchable()}, body={"query": question()}, models=True
+        path={"vector_store_id": world.searchable()},
+        body={"query": question(), "filters": {"type": "ne", "key": "n", "value": 1}},
+        models=True,
     ),
 }
 
@@ -177,6 +207,7 @@ def send(
         json=json_body if files is None else None,
         files=files,
         data=sample.form or None,
+        params=sample.query or None,
     )
 
 
