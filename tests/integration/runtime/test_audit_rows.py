@@ -164,7 +164,7 @@ def test_a_provider_that_fails_is_told_in_the_outcome(
 
 
 def test_a_stream_that_its_client_leaves_is_told(tenant: Tenant, client: openai.OpenAI, upstream: Upstream) -> None:
-    upstream.events = [delta("one"), 300]
+    upstream.events = [delta("Some words of an answer. "), 300]
     with ask(client, stream=True) as stream:
         next(iter(stream))
     eventually(lambda: len(rows(tenant)) == 2)
