@@ -92,7 +92,18 @@ def install_litellm() -> Path:
         uv = Path(sys.executable).with_name("uv")
         subprocess.run([uv, "venv", "-q", "--python", sys.executable, LITELLM], check=True)
         subprocess.run(
-            [uv, "pip", "install", "-q", "--python", LITELLM / "bin" / "python", "--require-hashes", "-r", LOCK],
+            [
+                uv,
+                "pip",
+                "install",
+                "-q",
+                "--python",
+                LITELLM / "bin" / "python",
+                "--require-hashes",
+                "--compile-bytecode",
+                "-r",
+                LOCK,
+            ],
             check=True,
         )
         stamp.write_text(LOCK.read_text())

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from tenantry_runtime.audit import EventType
 from tenantry_runtime.config import NANO, Configuration
+from tenantry_runtime.leaks.kinds import KINDS
 from tenantry_runtime.store import Store, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEAKS = ("foreign_hit",)
+LEAKS = ("foreign_hit", *KINDS)
 """Kinds of leaks that are shown from nought."""
 TENANT = ("tenant", "tier", "region")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

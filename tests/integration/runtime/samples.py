@@ -12,21 +12,38 @@ from typing import Any
 import httpx
 
 from tenantry_runtime.openapi import document
-from tests.integration.runtime.stack import Replica, eventually
+from tests.integration.runtime.stack import Replica, eventually, get
 
-PUBLIC = frozenset({"/", "/openapi.json", "/livez", "/readyz"})
-"""What anybody may ask, without a key."""
+PUBLIC = frozenset(
+    {
+        "GET /",
+        "GET /openapi.json",
+        "GET /livez",
+        "GET /readyz",
+        "GET /dashboard/sign-in",
+        "POST /dashboard/sign-in",
+        "POST /dashboard/sign-out",
+        "GET /dashboard/static/{name}",
+    }
+)
+"""What anybody may ask, without a key or a session."""
 
 TEXT = b"Refunds are paid within 30 days.\n\nThe shop opens at nine.\n"
+HERE = {"Sec-Fetch-Site": "same-origin"}
+"""What a browser says of a form that one of our own pages sent."""
 _number = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path, as the document has it.  `scope` None: any key will do."""
+    """One method of one path, as the document has it.
+
+    `security` is ``key``, or ``session`` (a page that a browser's cookie opens), or empty; `scope` None: any will do.
+    """
 
     method: str
     path: str
+    security: str
     scope: str | None
     streams: bool
     takes_json: bool
@@ -45,6 +62,7 @@ def operations() -> list[Operation]:
         Operation(
             method.upper(),
             path,
+            "".join(name for either in described.get("security", ()) for name in either),
             described.get("x-tenantry-scope"),
             "text/event-stream" in described["responses"]["200"]["content"],
             "application/json" in described.get("requestBody", {}).get("content", ()),
@@ -65,6 +83,7 @@ class Sample:
     path: dict[str, str] = field(default_factory=dict)
     query: dict[str, str] = field(default_factory=dict)
     models: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class World:
@@ -116,6 +135,27 @@ class World:
             eventually(done)
             self._searchable = place["vector_store_id"]
         return self._searchable
+
+    def conversation(self) -> dict[str, str]:
+        """A new conversation with one answer in it, as path parameters."""
+        answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]}
+        made = self.make("POST /v1/conversations", Sample(body={"items": [answer]}))
+        place = {"conversation_id": str(made["id"])}
+        items = self.make("GET /v1/conversations/{conversation_id}/items", Sample(path=place))["data"]
+        return {**place, "item_id": str(items[0]["id"])}
+
+    def session(self, key: str = "") -> dict[str, str]:
+        """The headers of a browser that has signed in with a key."""
+        with httpx.Client(trust_env=False, timeout=60) as browser:
+            form = {"key": key or self.key}
+            answer = browser.post(f"{self.replica.url}/dashboard/sign-in", data=form, headers=HERE)
+            assert answer.status_code == 303, answer.text
+            return {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
+
+    def asset(self) -> str:
+        """The name of a file that the sign-in page refers to."""
+        page = get(f"{self.replica.url}/dashboard/sign-in")[1].decode()
+        return page.partition("/dashboard/static/")[2].partition('"')[0]
 
     def waiting(self) -> bool:
         """Whether documents are still being read into the vectors, or taken out of them."""
@@ -175,6 +215,34 @@ SAMPLES: dict[str, Callable[[World], Sample]] = {
         body={"query": question(), "filters": {"type": "ne", "key": "n", "value": 1}},
         models=True,
     ),
+    "POST /v1/responses": lambda _: Sample(body={"input": question()}, models=True),
+    "POST /v1/conversations": lambda _: Sample(body={"metadata": {"title": "A sample"}}),
+    "GET /v1/conversations": lambda _: Sample(),
+    "GET /v1/conversations/{conversation_id}": lambda world: Sample(path=world.conversation()),
+    "POST /v1/conversations/{conversation_id}": lambda world: Sample(
+        path=world.conversation(), body={"metadata": {"title": "Another name"}}
+    ),
+    "DELETE /v1/conversations/{conversation_id}": lambda world: Sample(path=world.conversation()),
+    "POST /v1/conversations/{conversation_id}/items": lambda world: Sample(
+        path=world.conversation(), body={"items": [{"type": "message", "role": "user", "content": "Hello?"}]}
+    ),
+    "GET /v1/conversations/{conversation_id}/items": lambda world: Sample(path=world.conversation()),
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": lambda world: Sample(path=world.conversation()),
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": lambda world: Sample(path=world.conversation()),
+    "POST /v1/conversations/{conversation_id}/items/{item_id}/rating": lambda world: Sample(
+        path=world.conversation(), body={"rating": "up", "comment": "Good."}
+    ),
+    "GET /v1/usage": lambda _: Sample(),
+    "GET /v1/audit": lambda _: Sample(),
+    "GET /v1/audit/export": lambda _: Sample(),
+    "GET /v1/prompt": lambda _: Sample(),
+    "GET /dashboard": lambda world: Sample(headers=world.session()),
+    "GET /dashboard/usage.csv": lambda world: Sample(headers=world.session()),
+    "GET /dashboard/audit.csv": lambda world: Sample(headers=world.session()),
+    "GET /dashboard/sign-in": lambda _: Sample(),
+    "POST /dashboard/sign-in": lambda world: Sample(form={"key": world.key}, headers=HERE),
+    "POST /dashboard/sign-out": lambda _: Sample(form={"a": "b"}, headers=HERE),
+    "GET /dashboard/static/{name}": lambda world: Sample(path={"name": world.asset()}),
 }
 
 
@@ -190,24 +258,25 @@ def send(
     key: str | None,
     method: str,
     path: str,
-    sample: Sample,
+    given: Sample,
     headers: dict[str, str] | None = None,
     body: dict[str, Any] | None = None,
 ) -> httpx.Response:
     """The whole answer to a sample (with another body, where one is given)."""
-    sent = dict(headers or {})
+    CLIENT.cookies.clear()  # each request is alone
+    sent = {**given.headers, **(headers or {})}
     if key is not None:
         sent.setdefault("Authorization", f"Bearer {key}")
-    files = {"file": ("sample.txt", sample.file, "text/plain")} if sample.file is not None else None
-    json_body = body if body is not None else sample.body
+    files = {"file": ("sample.txt", given.file, "text/plain")} if given.file is not None else None
+    json_body = body if body is not None else given.body
     return CLIENT.request(
         method,
-        replica.url + path.format(**sample.path),
+        replica.url + path.format(**given.path),
         headers=sent,
         json=json_body if files is None else None,
         files=files,
-        data=sample.form or None,
-        params=sample.query or None,
+        data=given.form or None,
+        params=given.query or None,
     )
 
 

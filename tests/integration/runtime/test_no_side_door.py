@@ -15,7 +15,8 @@ from tests.integration.runtime.stack import SCOPES, Replica, Tenant, eventually,
 from tests.integration.runtime.upstream import EMBEDDING_TOKENS, Upstream, chunk, delta
 
 OPERATIONS = operations()
-GUARDED = [operation for operation in OPERATIONS if operation.path not in PUBLIC]
+GUARDED = [operation for operation in OPERATIONS if operation.security == "key"]
+PAGES = [operation for operation in OPERATIONS if operation.security == "session"]
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 EACH = pytest.mark.parametrize("operation", GUARDED, ids=str)
 
@@ -39,10 +40,16 @@ def test_the_service_serves_the_document_that_is_read_here(both: tuple[Replica, 
         }
 
 
+def test_nothing_is_public_by_oversight() -> None:
+    others = {str(operation) for operation in OPERATIONS if operation.security not in ("key", "session")} - PUBLIC
+    assert not others, f"{others} ask for no key: make them Endpoints, or add them to PUBLIC in samples.py if they may"
+
+
 @EVERY
 def test_a_valid_request_is_answered(world: World, operation: Operation) -> None:
-    answer = send(world.replica, world.key, operation.method, operation.path, sample(world, operation))
-    assert answer.status_code == 200, answer.text
+    key = world.key if operation.security == "key" else None
+    answer = send(world.replica, key, operation.method, operation.path, sample(world, operation))
+    assert answer.status_code == 200 or (not operation.security and answer.status_code == 303), answer.text
 
 
 @EACH
@@ -79,7 +86,8 @@ def test_a_key_needs_the_routes_scope_and_no_other(everything: Tenant, world: Wo
         assert answer.status_code == 403
         assert error_of(answer)["code"] == "scope_missing"
         key = everything.add_key("with", scopes=(operation.scope,))
-    assert send(world.replica, key, operation.method, operation.path, given).status_code == 200
+    # 404: what is its user's alone
+    assert send(world.replica, key, operation.method, operation.path, given).status_code in (200, 404)
 
 
 @pytest.mark.parametrize("end", ["deleted", "expired"])
@@ -88,6 +96,7 @@ def test_a_key_that_ends_is_refused_within_a_second_on_every_route_of_every_repl
 ) -> None:
     samples = [(operation, sample(world, operation)) for operation in GUARDED]
     key = everything.add_key(f"to-be-{end}")
+    session = world.session(key) if PAGES else {}
     for replica in both:
         assert send(replica, key, "GET", "/v1/models", Sample()).status_code == 200
     if end == "deleted":
@@ -103,6 +112,27 @@ def test_a_key_that_ends_is_refused_within_a_second_on_every_route_of_every_repl
             answer = send(replica, key, operation.method, operation.path, given)
             assert answer.status_code == 401, operation
             assert error_of(answer)["code"] == "invalid_api_key"
+        for operation in PAGES:
+            answer = send(replica, None, operation.method, operation.path, Sample(headers=session))
+            assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in"), operation
+
+
+@pytest.mark.parametrize("operation", PAGES, ids=str)
+def test_a_page_needs_a_session_of_a_key_with_its_scope(everything: Tenant, world: World, operation: Operation) -> None:
+    shown = sample(world, operation).headers
+    for key, headers in ((None, {}), (world.key, {}), (None, {"Cookie": f"key={world.key}"}), (None, _forged(shown))):
+        answer = send(world.replica, key, operation.method, operation.path, Sample(headers=headers))
+        assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
+        assert not answer.content
+    usage_only = everything.add_key("usage-only", scopes=("usage",))
+    answer = send(world.replica, None, operation.method, operation.path, Sample(headers=world.session(usage_only)))
+    assert answer.status_code == (200 if operation.scope == "usage" else 403)
+
+
+def _forged(headers: dict[str, str]) -> dict[str, str]:
+    """A session's cookie with another end."""
+    cookie = headers["Cookie"]
+    return {"Cookie": cookie[:-4] + ("AAAA" if cookie[-4:] != "AAAA" else "BBBB")}
 
 
 CLAIMS = {
@@ -131,7 +161,7 @@ def test_identity_headers_are_heard_from_keys_with_the_right_only(
     key = everything.add_key("plain-key", act=act)
     for operation, given in samples:
         answer = send(world.replica, key, operation.method, operation.path, given, CLAIMS)
-        assert answer.status_code == 200, (operation, answer.text)
+        assert answer.status_code in (200, 404), (operation, answer.text)  # 404: what is another user's alone
     everything.settled()
     rows = everything.sql("SELECT DISTINCT key_name, user_name FROM ledger WHERE key_name = 'plain-key'")
     assert rows == [("plain-key", expected)]

@@ -37,9 +37,11 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
         assert more, f"closed without an answer: {received!r}"
         received += more
     head, _, body = received.partition(b"\r\n\r\n")
-    length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
-    while len(body) < length:
-        body += connection.recv(65536)
+    told = re.search(rb"content-length: (\d+)", head)
+    while len(body) < int(told[1]) if told else not body.endswith(b"0\r\n\r\n"):
+        more = connection.recv(65536)
+        assert more, f"closed in the midst of an answer: {head!r}"
+        body += more
     return int(head.split()[1]), body
 
 
