@@ -122,7 +122,10 @@ class Call:
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object.  Raises 400 or 413."""
-        return parse_object(await read_body(self.request, MAX_BODY))
+        body = parse_object(await read_body(self.request, MAX_BODY))
+        if isinstance(model := body.get("model"), str):
+            self.model = model  # for the metrics of a request that is refused, too
+        return body
 
 
 def _outcome(error: BaseException | None) -> tuple[int, str]:

@@ -111,3 +111,7 @@ def test_counters_begin_at_nought(asked: dict[str, Family]) -> None:
 def test_what_a_limit_refuses_is_counted_under_its_name(asked: dict[str, Family], world: World) -> None:
     assert world.replica.metric("tenantry_rate_limited_total", limit="requests") >= 1
     assert world.replica.metric("tenantry_requests_total", code="429", model="gpt-4o-mini") >= 1
+
+
+def test_an_unknown_model_is_other(asked: dict[str, Family], world: World) -> None:
+    assert world.replica.metric("tenantry_requests_total", code="403", model="other") >= 1
