@@ -20,6 +20,11 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or was not waited for yet."""
+    return _stat(pid)[:1] in ([], ["Z"])
+
+
 def _families() -> dict[int, list[int]]:
     """Parent -> children, of all processes."""
     found: dict[int, list[int]] = {}

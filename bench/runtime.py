@@ -20,7 +20,7 @@ from typing import Any
 from bench import load, processes, runtime_soak
 from bench.load import NUMBER, Plan, Result
 from bench.provisioning import table
-from bench.runtime_servers import Servers, first_answer, litellm, servers, start_seconds
+from bench.runtime_servers import LITELLM_KEY, Servers, first_answer, litellm, servers, start_seconds
 from bench.servers import say
 from dev.cluster import net
 
@@ -201,8 +201,8 @@ def starts(env: Servers, folder: Path, with_litellm: bool) -> str:
         theirs = []
         for _ in range(2):
             began = time.monotonic()
-            with litellm(folder, env.provider_port, own_core=False) as (port, _):
-                first_answer(port, "x")
+            with litellm(folder, env.provider_port, own_core=False) as (port, pid):
+                first_answer(port, LITELLM_KEY, pid)
                 theirs.append(time.monotonic() - began)
         rows.append(["LiteLLM", f"{statistics.median(theirs):.1f}", f"{max(theirs):.1f}"])
     return table(["first answer after start, s", "median", "longest"], rows)
@@ -216,8 +216,8 @@ def targets(env: Servers, folder: Path, with_litellm: bool) -> Iterator[list[Tar
         found = [Target("bare", env.provider_port, "x"), Target("runtime", port, env.tenant.key, replica.child.pid)]
         if with_litellm:
             port, pid = stack.enter_context(litellm(folder, env.provider_port))
-            first_answer(port, "x")
-            found.append(Target("LiteLLM", port, "x", pid))
+            first_answer(port, LITELLM_KEY, pid)
+            found.append(Target("LiteLLM", port, LITELLM_KEY, pid))
         for target in found:
             if target.pid:
                 target.memory["idle"] = processes.megabytes(target.pid)

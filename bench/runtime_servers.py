@@ -5,6 +5,7 @@ What is measured has a core of its own (the first one), all else the others.
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -115,15 +116,18 @@ model_list:
   - model_name: gpt-4o-mini
     litellm_params: {{model: openai/gpt-4o-mini, api_base: "http://127.0.0.1:{port}/v1", api_key: stand-in-key}}
 litellm_settings: {{telemetry: false, drop_params: true}}
+general_settings: {{master_key: {key}}}
 """
+LITELLM_KEY = "sk-" + secrets.token_urlsafe(32)
+"""It starts without one only where it is told that this is dangerous."""
 
 
 @contextlib.contextmanager
 def litellm(folder: Path, provider_port: int, own_core: bool = True) -> Iterator[tuple[int, int]]:
-    """Its port and its pid: one worker, no database, no key, no logging: less than we do."""
+    """Its port and its pid: one worker, no database, limits or logging: less than we do."""
     program, port = install_litellm(), net.free_port()
     file = folder / "litellm.yaml"
-    file.write_text(CONFIGURATION.format(port=provider_port))
+    file.write_text(CONFIGURATION.format(port=provider_port, key=LITELLM_KEY))
     env = {
         "LITELLM_LOG": "ERROR",
         "LITELLM_MODE": "PRODUCTION",
@@ -148,12 +152,14 @@ def litellm(folder: Path, provider_port: int, own_core: bool = True) -> Iterator
             child.wait(20)
 
 
-def first_answer(port: int, key: str, seconds: float = 120) -> None:
-    """Return as soon as a chat request is answered."""
+def first_answer(port: int, key: str, pid: int = 0, seconds: float = 120) -> None:
+    """Return as soon as a chat request is answered; ends the program where the process `pid` has ended."""
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Are you there?"}], "max_tokens": 50}
     headers = {"Authorization": f"Bearer {key}"}
 
     def answered() -> bool:
+        if pid and processes.ended(pid):
+            raise SystemExit("LiteLLM's proxy has ended.")
         with contextlib.suppress(httpx.HTTPError):
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
             return httpx.post(url, json=body, headers=headers, timeout=30, trust_env=False).status_code == 200
