@@ -64,7 +64,7 @@ def ask(ai: OpenAI, question: str, model: str, prices: dict[str, tuple[Decimal, 
         model=model,
         messages=[{"role": "user", "content": question}],
         max_tokens=200,
-        extra_body={"tenantry": {"retrieval": {"topK": 3}}},
+        extra_body={"tenantry": {"retrieval": {"topK": 3}, "cache": False}},  # what is shown is what a call costs
     )
     assert answer.usage is not None
     into, out = prices.get(answer.model, (Decimal(0), Decimal(0)))

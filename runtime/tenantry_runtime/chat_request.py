@@ -60,8 +60,8 @@ _ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "functio
 _PARTS = frozenset({"text", "refusal"})
 MAX_MESSAGES = 2000
 MAX_CHOICES = 8
-_COMPLETION_TOKENS_ONLY = re.compile(r"(?:ft:)?(?:o\d|gpt-5)")
-"""Models of OpenAI's that refuse `max_tokens`."""
+_REASONING = re.compile(r"(?:ft:)?(?:o\d|gpt-5)")
+"""Models of OpenAI's that refuse `max_tokens`, and every temperature but their own."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,19 @@ class RetrievalWish:
 
 @dataclass(frozen=True)
 class ChatRequest:
+    """`temperature` None: the model takes none.  `cache` False: never answered from the cache, and not kept there."""
+
     model: str
     messages: list[dict[str, Any]]
     passed: dict[str, Any]
     choices: int
-    temperature: float
+    temperature: float | None
     max_tokens: int
     tokens_field: str
     stream: bool
     include_usage: bool
     retrieval: RetrievalWish | None
+    cache: bool
 
     def question(self) -> str:
         """The text of the last message of the user's."""
@@ -99,10 +102,11 @@ class ChatRequest:
             **self.passed,
             "model": self.model,
             "messages": [{"role": "system", "content": system}, *self.messages],
-            "temperature": self.temperature,
             self.tokens_field: granted,
             "user": user,
         }
+        if self.temperature is not None:
+            body["temperature"] = self.temperature
         if self.choices != 1:
             body["n"] = self.choices
         if self.stream:
@@ -116,38 +120,43 @@ def read(body: dict[str, Any], configuration: Configuration) -> ChatRequest:
     fields.only(body, PASSED | DROPPED | _READ)
     model = fields.text(body, "model", longest=200) or configuration.default_model
     if model not in configuration.allowed_models:
-        allowed = ", ".join(configuration.allowed_models)
-        raise errors.forbidden(
-            f"The model {model} is not in this tenant's tier: use one of {allowed}.", "model_not_allowed", "model"
+        raise errors.ApiError(
+            403,
+            f"The model {model} is not in this tenant's tier: use one of {', '.join(configuration.allowed_models)}.",
+            code="model_not_allowed",
+            kind="permission_error",
+            param="model",
+            extra={"allowed": configuration.allowed_models},
         )
     messages = _messages(body.get("messages"))
     ceiling = configuration.max_tokens_per_request
     wished = fields.integer(body, "max_completion_tokens", 1, 10_000_000)
-    newer = wished is not None or _COMPLETION_TOKENS_ONLY.match(model) is not None
+    reasoning = _REASONING.match(model) is not None
+    newer = wished is not None or reasoning
     if wished is None:
         wished = fields.integer(body, "max_tokens", 1, 10_000_000)
+    # Asked for more than the tenant's, a request gets the tenant's: as with tokens, it may lower but not exceed.
+    temperature = min(float(fields.number(body, "temperature", 0, 2, 2) or 0), configuration.temperature)
     options = fields.mapping(body, "stream_options") or {}
     stream = fields.flag(body, "stream")
     if options and not stream:
         raise errors.invalid("stream_options is for streams only: set stream, or leave it out.", "stream_options")
     _tools(body)
+    own = fields.mapping(body, "tenantry") or {}
+    fields.only(own, frozenset({"retrieval", "cache"}), "tenantry")
     return ChatRequest(
         model=model,
         messages=messages,
         passed={name: body[name] for name in PASSED if body.get(name) is not None},
         choices=fields.integer(body, "n", 1, MAX_CHOICES, 1) or 1,
-        temperature=_temperature(body, configuration),
+        temperature=None if reasoning else temperature,
         max_tokens=min(wished or ceiling, ceiling),
         tokens_field="max_completion_tokens" if newer else "max_tokens",
         stream=stream,
         include_usage=fields.flag(options, "include_usage"),
-        retrieval=_retrieval(body, configuration),
+        retrieval=_retrieval(own, configuration),
+        cache=fields.flag(own, "cache", True),
     )
-
-
-def _temperature(body: dict[str, Any], configuration: Configuration) -> float:
-    value = fields.number(body, "temperature", 0, 2)
-    return configuration.temperature if value is None else value
 
 
 def _messages(messages: Any) -> list[dict[str, Any]]:
@@ -184,10 +193,8 @@ def _tools(body: dict[str, Any]) -> None:
             raise errors.invalid(f"{name} must be a list of at most 128 objects.", name)
 
 
-def _retrieval(body: dict[str, Any], configuration: Configuration) -> RetrievalWish | None:
+def _retrieval(own: dict[str, Any], configuration: Configuration) -> RetrievalWish | None:
     """The tenant's setting, unless the request says otherwise; `retrieval: false` asks for none."""
-    own = fields.mapping(body, "tenantry") or {}
-    fields.only(own, frozenset({"retrieval"}), "tenantry")
     setting = configuration.retrieval
     if own.get("retrieval") is False:
         return None

@@ -2,19 +2,21 @@
 
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tenantry_runtime import errors, prompt, tokens
+from tenantry_runtime import assembly, cache, errors, prompt, tokens
 from tenantry_runtime.audit import prompt_digest
+from tenantry_runtime.cache import Found, Ticket
 from tenantry_runtime.call import Call
 from tenantry_runtime.chat_request import ChatRequest
 from tenantry_runtime.chat_stream import ChatStream
 from tenantry_runtime.config import Configuration
+from tenantry_runtime.flight import Chunk, Flight, carried
 from tenantry_runtime.ledger import Need, Reservation, Usage
 from tenantry_runtime.prompt import Passage
 from tenantry_runtime.provider import NotSentError, usage_of
-from tenantry_runtime.retrieval import MAX_QUESTION, Hit, search
+from tenantry_runtime.retrieval import MAX_QUESTION, Hit, State, search
 
 MAX_CONTEXT = 4000
 """Tokens of documents that go with a question at most."""
@@ -25,26 +27,64 @@ class Prepared:
     """A call that may be made, and has to be: `whole` or `stream` settles its reservation.
 
     `body` is what the provider is sent, `estimate` the tokens of its input, `hits` the passages that it holds,
-    `headers` what the answer carries.
+    `headers` what the answer carries.  `ticket`: the answer may be kept for others; `answer`: it was found there,
+    and nothing is left to be settled.
     """
 
     request: ChatRequest
     reservation: Reservation
-    body: dict[str, Any]
-    estimate: int
-    hits: list[Hit]
     headers: dict[str, str]
+    body: dict[str, Any] = field(default_factory=dict)
+    estimate: int = 0
+    hits: list[Hit] = field(default_factory=list)
+    ticket: Ticket | None = None
+    answer: dict[str, Any] | None = None
 
-    def documents(self) -> list[dict[str, Any]]:
-        """What the client is told of the passages."""
-        return [hit.citation() for hit in self.hits]
+    def told(self) -> dict[str, Any]:
+        """What the client is told of the way to its answer, under `tenantry`."""
+        told: dict[str, Any] = {"documents": [hit.citation() for hit in self.hits]}
+        return told | ({"cache": self.headers[cache.HEADER]} if cache.HEADER in self.headers else {})
 
 
 async def prepare(call: Call, request: ChatRequest) -> Prepared:
-    """Find the documents and reserve what the call can cost.  Raises refusals and StoreUnavailableError."""
+    """Look into the cache; else find the documents, and reserve what the call can cost.
+
+    Raises refusals and StoreUnavailableError.
+    """
     call.model = request.model
     request = await call.service.guard.request(call, request)
-    hits, searched = await _retrieve(call, request)
+    ticket = cache.ticket(call, request)
+    if ticket is None:
+        return await _prepare(call, request, None)
+    try:
+        found = await call.service.cache.find(call, ticket)
+        result = call.event.basic["cache"] = "miss" if found is None else "hit"
+        prepared = await (_prepare(call, request, ticket) if found is None else _found(call, request, found))
+    except BaseException:
+        call.service.cache.give_up(ticket)
+        raise
+    call.service.cache.watch(prepared, ticket)
+    prepared.headers[cache.HEADER] = result
+    call.service.metrics.cache(call.configuration, result)
+    return prepared
+
+
+async def _found(call: Call, request: ChatRequest, found: Found) -> Prepared:
+    """An answer from the cache is a request to the limits, and to the ledger a call that used nothing."""
+    need = Need(kind="chat", model=request.model, input_tokens=0, input_bound=0, counts=False)
+    _describe(call, request, found.hits)
+    reservation = await call.reserve(need)
+    try:
+        # What is looked for may have changed since the answer was kept.
+        answer = call.service.guard.answer(call, found.answer)
+        hits = await call.service.guard.passages(call, found.hits)
+    finally:
+        await call.settle(reservation, Usage())
+    return Prepared(request, reservation, dict(reservation.headers), hits=hits, answer=answer)
+
+
+async def _prepare(call: Call, request: ChatRequest, ticket: Ticket | None) -> Prepared:
+    hits, searched = await _retrieve(call, request, ticket.state if ticket else None)
     passages = _passages(call.configuration, hits)
     system = prompt.system_prompt(call.configuration, passages)
     body = request.upstream(system, request.max_tokens, end_user(call))
@@ -64,7 +104,9 @@ async def prepare(call: Call, request: ChatRequest) -> Prepared:
     )
     body[request.tokens_field] = reservation.granted
     headers = {**reservation.headers, "x-tenantry-max-tokens": str(reservation.granted)}
-    return Prepared(request, reservation, body, estimate, hits[: len(passages)], headers)
+    if request.temperature is not None:
+        headers["x-tenantry-temperature"] = f"{request.temperature:g}"
+    return Prepared(request, reservation, headers, body, estimate, hits[: len(passages)], ticket)
 
 
 def _describe(call: Call, request: ChatRequest, hits: Sequence[Hit]) -> None:
@@ -89,7 +131,7 @@ def end_user(call: Call) -> str:
     return hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:32]
 
 
-async def _retrieve(call: Call, request: ChatRequest) -> tuple[list[Hit], int]:
+async def _retrieve(call: Call, request: ChatRequest, state: State | None) -> tuple[list[Hit], int]:
     """The passages for the question, and the tokens that finding them takes (0: nothing was searched)."""
     wish, question = request.retrieval, request.question()
     if wish is None or not question.strip():
@@ -99,7 +141,15 @@ async def _retrieve(call: Call, request: ChatRequest) -> tuple[list[Hit], int]:
         if missing := [store for store in wish.stores if store not in known]:
             raise errors.not_found(f"vector store {missing[0]}")
     before = call.searched
-    hits = await search(call, "retrieval", question, top_k=wish.top_k, min_score=wish.min_score, store_ids=wish.stores)
+    hits = await search(
+        call,
+        "retrieval",
+        question,
+        top_k=wish.top_k,
+        min_score=wish.min_score,
+        store_ids=wish.stores,
+        state=state,
+    )
     return hits, max(1, tokens.estimate(question[:MAX_QUESTION])) if call.searched > before else 0
 
 
@@ -117,19 +167,33 @@ def _passages(configuration: Configuration, hits: Sequence[Hit]) -> list[Passage
 
 
 async def whole(call: Call, prepared: Prepared) -> dict[str, Any]:
-    """The provider's answer, with the documents under `tenantry`.  Raises ApiError where there is none."""
+    """The provider's answer, or the cache's, with what `told` says.  Raises ApiError where there is none."""
+    answer = prepared.answer
+    if answer is None:
+        try:
+            answer = await _provided(call, prepared)
+        finally:
+            _keep(call, prepared, answer)
+    return answer | {"tenantry": prepared.told()}
+
+
+async def _provided(call: Call, prepared: Prepared) -> dict[str, Any]:
     # Where the provider's answer is lost, it may have been made: what was sent is owed.
     usage, released = Usage(prepared.estimate, 0, estimated=True), False
     try:
         answer = await call.service.provider.json("/chat/completions", prepared.body)
         usage = usage_of(answer) or Usage(prepared.estimate, _produced(answer), estimated=True)
-        answer = call.service.guard.answer(call, answer)
+        return call.service.guard.answer(call, answer)
     except NotSentError as error:
         usage, released = Usage(), True
         raise error.error from None
     finally:
         await call.settle(prepared.reservation, usage, released=released)
-    return {**answer, "tenantry": {"documents": prepared.documents()}}
+
+
+def _keep(call: Call, prepared: Prepared, answer: dict[str, Any] | None) -> None:
+    if prepared.ticket:
+        call.service.cache.keep(prepared.ticket, answer, prepared.hits)
 
 
 def _produced(answer: dict[str, Any]) -> int:
@@ -138,17 +202,38 @@ def _produced(answer: dict[str, Any]) -> int:
     return sum(tokens.estimate(tokens.message_text(message)) for message in messages if isinstance(message, dict))
 
 
-async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[dict[str, Any], None]:
-    """The provider's chunks, usage included; an object with `error` where the answer breaks off.
+async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
+    """The answer's chunks, usage included; an object with `error` where it breaks off.
 
-    Ends once the ledger has the call; closed early, it stops the provider and settles what was produced.  Raises
-    ApiError before the first chunk, where the provider refuses: so get that one before anything is sent.
+    The first chunk has what `told` says.  Ends once the ledger has the call; closed early, it stops the provider
+    (unless others wait for the same answer) and settles what was produced.  Raises ApiError before the first chunk,
+    where the provider refuses: so get that one before anything is sent.
     """
-    chunks = ChatStream(call, prepared.reservation, prepared.estimate).chunks(prepared.body)
+    told: dict[str, Any] | None = {"tenantry": prepared.told()}
+    if prepared.answer is not None:
+        for chunk in assembly.chunks(prepared.answer):
+            yield chunk | told if told else chunk
+            told = None
+        return
+    chunks = _chunks(call, prepared)
     try:
         async for chunk in chunks:
-            yield chunk
+            yield chunk | told if told else chunk
+            told = None
     except NotSentError as error:
         raise error.error from None
     finally:
         await chunks.aclose()
+
+
+def _chunks(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
+    """The provider's chunks; put together for the cache where the answer may be kept."""
+    chunks = ChatStream(call, prepared.reservation, prepared.estimate).chunks(prepared.body)
+    if prepared.ticket is None:
+        return chunks
+
+    def ended(answer: dict[str, Any] | None) -> None:
+        _keep(call, prepared, answer)
+
+    flight, pieces = prepared.ticket.flight or Flight(), assembly.Assembly(cache.MAX_ANSWER)
+    return carried(flight, chunks, pieces, ended, call.service.finish)

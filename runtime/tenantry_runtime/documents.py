@@ -20,6 +20,7 @@ CHANGED = """
 UPDATE documents_state SET changed_at = greatest(clock_timestamp(), changed_at + interval '1 microsecond')
 """
 """In the transaction of each change of what a search can find: answers of before it are not served again."""
+_FORGET = "DELETE FROM response_cache WHERE documents_at IS NOT NULL"
 FILE_COLUMNS = "id, filename, purpose, bytes, created_at"
 _STORE_COLUMNS = "s.id, s.name, s.metadata, s.created_at"
 _COUNTS = """
@@ -224,3 +225,4 @@ async def take_out(connection: Any, condition: str, values: tuple[str, ...]) -> 
         values,
     )
     await connection.execute(CHANGED.encode())
+    await connection.execute(_FORGET)  # they would not be served: but what is deleted is to be gone

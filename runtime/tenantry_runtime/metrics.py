@@ -138,6 +138,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._cache = Counter(
+            "tenantry_cache_requests",
+            "Requests that the cache answered (hit) or could not (miss).",
+            [*TENANT, "result"],
+            registry=self.registry,
+        )
         self._leaks = Counter(
             "tenantry_leaks_blocked",
             "What was held back as a secret or another's.",
@@ -152,6 +158,9 @@ class Metrics:
 
     def first_token(self, configuration: Configuration, model: str, seconds: float) -> None:
         self._first.labels(*_labels(configuration), model_label(configuration, model)).observe(seconds)
+
+    def cache(self, configuration: Configuration, result: str) -> None:
+        self._cache.labels(*_labels(configuration), result).inc()
 
     def leak(self, configuration: Configuration, kind: str, count: int = 1) -> None:
         self._leaks.labels(*_labels(configuration), kind).inc(count)

@@ -19,7 +19,8 @@ SETTLING_SECONDS = 10
 
 _STATE = f"""
 SELECT EXISTS (SELECT 1 FROM vector_store_files WHERE status = 'completed'),
-       (SELECT changed_at > clock_timestamp() - interval '{SETTLING_SECONDS} seconds' FROM documents_state)
+       changed_at > clock_timestamp() - interval '{SETTLING_SECONDS} seconds', changed_at
+FROM documents_state
 """  # noqa: S608 - a constant of ours
 _FOUND = """
 FROM vector_store_files v
@@ -33,6 +34,15 @@ SELECT v.store_id, v.file_id {_FOUND} AND (%s::text[] IS NULL OR v.store_id = AN
 MAX_NAMED = 5000
 """Files that a search may name to Milvus, when a filter matched them; where more match, hits are looked through."""
 MAX_LOOKED_THROUGH = 1000
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether there are documents to find, whether they changed a moment ago, and when."""
+
+    documents: bool
+    settling: bool
+    changed_at: datetime
 
 
 @dataclass(frozen=True)
@@ -79,18 +89,21 @@ async def search(
     min_score: float,
     store_ids: Sequence[str] | None = None,
     filters: Filter | None = None,
+    state: State | None = None,
 ) -> list[Hit]:
     """The best passages for a question, best first; metered as one call of this kind.
 
-    `filters` are on the files' attributes.  Where no document can be found, nothing is embedded, searched or taken
-    from a limit.  Raises refusals, StoreUnavailableError, and 503 where Milvus is away.
+    `filters` are on the files' attributes; `state` is given where it has just been read.  Where no document can be
+    found, nothing is embedded, searched or taken from a limit.  Raises refusals, StoreUnavailableError, and 503 where
+    Milvus is away.
     """
     if store_ids is not None and not store_ids:
         return []
-    row = await call.one(_STATE)
-    if row is None or not row[0]:
+    if state is None:
+        row = await call.one(_STATE)
+        state = State(*row) if row else None
+    if state is None or not state.documents:
         return []
-    newest = bool(row[1])
     # More than asked for: what was deleted a moment ago may still be found, and is left out below.
     scope = await _scope(call, store_ids, filters, min(2 * top_k + 5, 100))
     if scope is None:
@@ -114,7 +127,9 @@ async def search(
         vectors, usage = await call.service.provider.embed(embedding.model, [question], embedding.dimension)
         released = False
         call.searches += 1
-        found = await call.service.vectors.search(vectors[0], scope.limit, embedding.metric, scope.places, newest)
+        found = await call.service.vectors.search(
+            vectors[0], scope.limit, embedding.metric, scope.places, state.settling
+        )
         hits = (await _checked(call, found, scope, min_score))[:top_k]
         hits = await call.service.guard.passages(call, hits)
         event.basic["hits"] = len(hits)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from tenantry_runtime.cache import ResponseCache
 from tenantry_runtime.config import Credentials
 from tenantry_runtime.guard import Guard
 from tenantry_runtime.ingestion import Ingestion
@@ -42,6 +43,7 @@ class Service:
         self.metrics = Metrics()
         self.ingestion = Ingestion(self)
         self.uploads = asyncio.Semaphore(UPLOADS)
+        self.cache = ResponseCache(self)
         self.draining = False
         self._made = time.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -50,13 +52,8 @@ class Service:
     async def start(self, file: CredentialsFile | None = None) -> None:
         """Begin all background work; waits for none of the stores."""
         await self.store.open()
-        for work in (
-            self.live.run(),
-            self.guard.run(),
-            self.ledger.run(),
-            self.ingestion.run(),
-            self._connect_vectors(),
-        ):
+        parts = (self.live, self.guard, self.ledger, self.ingestion, self.cache)
+        for work in (*(part.run() for part in parts), self._connect_vectors()):
             self._background(work)
         if file:
             self._background(file.watch(self.replace))

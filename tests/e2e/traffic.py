@@ -30,6 +30,8 @@ PAUSE = 0.08
 IDLE = 2.5
 LONG_SECONDS = 10
 """How long the long streams last: longer than the API of an ending Pod goes on taking new requests."""
+UNCACHED = {"Cache-Control": "no-store"}
+"""Each call asks the model: an answer given again would be no test of the way there."""
 
 
 @dataclass
@@ -115,7 +117,9 @@ class Traffic:
     def _run(self, kind: str, call: Callable[[OpenAI], None], pause: float) -> None:
         from openai import OpenAI
 
-        with OpenAI(base_url=self.base_url, api_key=self.key(), max_retries=0, timeout=60) as ai:
+        with OpenAI(
+            base_url=self.base_url, api_key=self.key(), max_retries=0, timeout=60, default_headers=UNCACHED
+        ) as ai:
             while not self._stop.is_set():
                 ai.api_key = self.key()
                 self._count(kind, lambda: call(ai))
@@ -178,7 +182,7 @@ class Traffic:
     def _once(self, host: str, port: int) -> None:
         connection = http.client.HTTPConnection(host, port, timeout=30)
         try:
-            headers = {"Authorization": f"Bearer {self.key()}", "Content-Type": "application/json"}
+            headers = {"Authorization": f"Bearer {self.key()}", "Content-Type": "application/json", **UNCACHED}
             body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
             connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
             answer = connection.getresponse()

@@ -146,6 +146,7 @@ BEGIN
             v_next := (p_requests - v_requests[i]) * 60 / p_rpm[i];
             IF v_next >= wait THEN outcome := c_names[i] || 'requests'; wait := v_next; END IF;
         END IF;
+        CONTINUE WHEN v_need = 0;  -- an answer given again: overdrawn tokens are nothing to it
         IF v_tokens[i] + 1e-6 < v_need THEN
             v_next := (least(v_need + p_again, p_tpm[i]) - v_tokens[i]) * 60 / p_tpm[i];
             IF v_next >= wait THEN outcome := c_names[i] || 'tokens'; wait := v_next; END IF;

@@ -24,6 +24,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
     "vector_store_files": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "documents_state": ("SELECT", "UPDATE"),
     "audit": ("SELECT", "INSERT"),
+    "response_cache": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 """By table: the privileges of the runtime's group role.  What is not here, it may not do."""
 

@@ -45,7 +45,8 @@ def _vector(text: Any, body: dict[str, Any]) -> Any:
 class Upstream:
     """`events`: a stream's chunks, a number among them being seconds to wait; `answer`: a whole answer.
 
-    While `gate` is clear, requests wait.  `asked` holds what was asked of chat, `embedded` of embeddings.
+    While `gate` is clear, requests wait; so many `failures` come before the answers.  `asked` holds what was asked of
+    chat, `embedded` of embeddings.
     """
 
     def __init__(self) -> None:
@@ -79,6 +80,7 @@ class Upstream:
         self.asked: list[dict[str, Any]] = []
         self.embedded: list[dict[str, Any]] = []
         self.status = 200
+        self.failures = 0
         self.all_that_is_granted = False
         self.delay = 0.0
         self.gate = threading.Event()
@@ -111,6 +113,9 @@ class Upstream:
         self.asked.append(body)
         await asyncio.to_thread(self.gate.wait, 120)
         await asyncio.sleep(self.delay)
+        if self.failures:
+            self.failures -= 1
+            return JSONResponse({"error": {"message": "Not now."}}, 500)
         if self.status != 200:
             error = {"message": "The provider's own words.", "type": "t", "param": "messages", "code": "c"}
             return JSONResponse({"error": error}, self.status)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tenantry_runtime.config import Configuration, Documents, Embedding, ModelPrice, Prompt
+from tenantry_runtime.config import Cache, Configuration, Documents, Embedding, ModelPrice, Prompt
 from tenantry_runtime.prompt import DEFAULT_TEMPLATE
 
 
@@ -23,6 +23,7 @@ def configuration(**changes: Any) -> Configuration:
         "prices_version": "2026-01-01",
         "prompt": Prompt(template=DEFAULT_TEMPLATE),
         "documents": Documents(max_files=10, max_file_bytes=1_000_000),
+        "cache": Cache(mode="Off"),  # so that each call of a test asks the provider
         "embedding": Embedding(model="wordllama-256", dimension=256),
     }
     return Configuration(**(values | changes))
