@@ -1,0 +1,69 @@
+"""docs/tenant-guide.md: each of its snippets runs, in order, as its reader would run them."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dev.cluster import paths
+from tenantry_runtime.config import Limits
+from tests.integration.runtime.stack import ROOT, Replica, Tenant
+
+GUIDE = ROOT / "docs" / "tenant-guide.md"
+JAVASCRIPT = Path(__file__).parent / "javascript"
+
+
+def snippets(language: str) -> str:
+    """All blocks of one language, one after the other."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) >= 5
+    return "\n".join(found)
+
+
+@pytest.fixture(scope="module")
+def environment(home: Tenant, service: Replica) -> dict[str, str]:
+    home.apply((service,), limits=Limits())
+    return {**os.environ, "TENANTRY_API_KEY": home.key, "TENANTRY_BASE_URL": f"{service.url}/v1"}
+
+
+def run(words: list[str], environment: dict[str, str], folder: Path) -> str:
+    done = subprocess.run(
+        words, env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def test_python(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "guide.py").write_text(snippets("python"))
+    said = run([sys.executable, "guide.py"], environment, tmp_path)
+    assert "Returns are free for 45 days." in said
+    assert "terms.md" in said
+    assert "model_not_allowed" in said
+    assert re.search(r"^\d{4}-\d\d \d+\.\d{9} USD$", said, re.MULTILINE)
+    assert "chat.completions.create" in said
+
+
+def test_javascript(environment: dict[str, str]) -> None:
+    """A smoke test with the npm package, whose version and hash are in the lock beside this file."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        pytest.skip("there is no node or no npm here: install both to run the guide's JavaScript")
+    lock = (JAVASCRIPT / "package-lock.json").read_bytes()
+    folder = paths.DEV / "javascript" / hashlib.sha256(lock).hexdigest()[:12]
+    if not (folder / "node_modules" / "openai").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(JAVASCRIPT / name, folder)
+        run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], environment, folder)
+    (folder / "guide.mjs").write_text(snippets("javascript"))
+    said = run([node, "guide.mjs"], environment, folder)
+    assert "Returns are free for 45 days." in said
+    assert "terms.md" in said
+    assert re.search(r"^\d{4}-\d\d \d+\.\d{9} USD$", said, re.MULTILINE)
+    assert "chat.completions.create" in said
