@@ -39,6 +39,7 @@ BASE_IMAGE = "localhost/tenantry-base:dev"
 # Debian packages, by the program or file that shows that one is there.
 PACKAGES = {
     "buildah": "/usr/bin/buildah",
+    "chromium-headless-shell": "/usr/bin/chromium-headless-shell",  # the tests' browser
     "containerd": "/usr/bin/containerd",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "iproute2": "/sbin/ip",
@@ -48,4 +49,5 @@ PACKAGES = {
     "prometheus": "/usr/bin/prometheus",
     "runc": "/usr/sbin/runc",
 }
-OPTIONAL_PACKAGES = frozenset({"postgresql-15"})  # a newer Debian has another version: tests skip this one
+# A newer Debian has another PostgreSQL, a relative of it no such Chromium: tests skip what needs these, and say so.
+OPTIONAL_PACKAGES = frozenset({"postgresql-15", "chromium-headless-shell"})

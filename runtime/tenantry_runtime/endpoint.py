@@ -100,10 +100,7 @@ class Endpoint(Described):
     async def _answer(self, call: Call) -> tuple[Response, str]:
         """The answer, and the code of the error that it is."""
         try:
-            asked = await keys.look_up(call.request.headers, call.service.store)
-            call.arrived = asked.at
-            call.caller = asked.caller or call.caller
-            call.caller = keys.acting(call.request.headers, asked)
+            await self.identify(call)
             if call.configuration.suspended:
                 raise errors.forbidden("This tenant is suspended: ask its platform engineer.", "tenant_suspended")
             if self.scope:
@@ -119,7 +116,17 @@ class Endpoint(Described):
             log.exception("a request failed: %s %s", self.method, self.path)
             sentence = "This service failed on this request, and has logged it."
             refusal = errors.ApiError(500, sentence, kind="server_error", code="internal_error")
-        return refusal.response(), refusal.code or ""
+        return self.refuse(refusal), refusal.code or ""
+
+    async def identify(self, call: Call) -> None:
+        """Say who calls, and when on the database's clock.  Raises the refusal."""
+        asked = await keys.look_up(call.request.headers, call.service.store)
+        call.arrived = asked.at
+        call.caller = asked.caller or call.caller
+        call.caller = keys.acting(call.request.headers, asked)
+
+    def refuse(self, refusal: errors.ApiError) -> Response:
+        return refusal.response()
 
     async def _audited(self, call: Call, response: Response, code: str) -> Response:
         """The answer, once the audit has it; without its row nothing is answered but 503."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from tenantry_runtime.browser import Page
 from tenantry_runtime.endpoint import Described, Endpoint
 from tenantry_runtime.routes import ROUTES
 
@@ -28,12 +29,20 @@ def document() -> bytes:
             "openapi": "3.1.0",
             "info": {
                 "title": "Tenantry runtime",
-                "version": _version(),
+                "version": version(),
                 "description": "One tenant's AI API, in OpenAI's own shapes.",
             },
             "paths": paths,
             "components": {
-                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+                "securitySchemes": {
+                    "key": {"type": "http", "scheme": "bearer"},
+                    "session": {
+                        "type": "apiKey",
+                        "in": "cookie",
+                        "name": "tenantry_session",
+                        "description": "The usage page's, from POST /dashboard/sign-in.",
+                    },
+                },
                 "schemas": {
                     "Error": {
                         "type": "object",
@@ -59,7 +68,7 @@ def document() -> bytes:
     )
 
 
-def _version() -> str:
+def version() -> str:
     try:
         return metadata.version("tenantry")
     except metadata.PackageNotFoundError:  # run from a source tree that was not installed
@@ -87,7 +96,9 @@ def _operation(route: Described) -> dict[str, Any]:
         operation["parameters"] = parameters
     if route.body:
         operation["requestBody"] = {"required": True, "content": {route.body_type: {"schema": route.body}}}
-    if isinstance(route, Endpoint):
-        operation["security"] = [{"key": []}]
+    if isinstance(route, Page):
+        operation["responses"]["default"] = {"description": "A page.", "content": {"text/html": {}}}
+    if isinstance(route, Endpoint) and (scheme := getattr(route, "security", "key")):
+        operation["security"] = [{scheme: []}]
         operation["x-tenantry-scope"] = route.scope
     return operation

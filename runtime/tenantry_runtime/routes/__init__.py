@@ -1,9 +1,23 @@
 """All routes of the service: a route that is not in `ROUTES` does not exist, neither here nor in the document."""
 
 from tenantry_runtime.endpoint import Endpoint, Open
-from tenantry_runtime.routes import chat, embeddings, file_batches, files, models, probes, vector_stores
+from tenantry_runtime.routes import (
+    audit,
+    chat,
+    dashboard,
+    embeddings,
+    file_batches,
+    files,
+    models,
+    probes,
+    prompt,
+    root,
+    usage,
+    vector_stores,
+)
 
 ROUTES: tuple[Endpoint | Open, ...] = (
+    *root.ROUTES,
     *probes.ROUTES,
     *models.ROUTES,
     *chat.ROUTES,
@@ -11,4 +25,8 @@ ROUTES: tuple[Endpoint | Open, ...] = (
     *files.ROUTES,
     *vector_stores.ROUTES,
     *file_batches.ROUTES,
+    *prompt.ROUTES,
+    *usage.ROUTES,
+    *audit.ROUTES,
+    *dashboard.ROUTES,
 )

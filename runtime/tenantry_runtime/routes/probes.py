@@ -1,4 +1,4 @@
-"""What anybody may ask: what this is, whether it lives, whether it is ready, and its OpenAPI document."""
+"""What anybody may ask: whether it lives, whether it is ready, and the OpenAPI document."""
 
 from typing import Any
 
@@ -12,16 +12,6 @@ from tenantry_runtime.service import Service
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, media_type="application/json")
-
-
-async def root(_: Service, __: Request) -> Response:
-    return _json(
-        {
-            "name": "Tenantry runtime",
-            "description": "An OpenAI-compatible API for one tenant: give the official SDK this address and /v1.",
-            "openapi": "/openapi.json",
-        }
-    )
 
 
 async def openapi(_: Service, __: Request) -> Response:
@@ -51,7 +41,6 @@ async def readyz(service: Service, _: Request) -> Response:
 
 
 ROUTES = (
-    Open(method="GET", path="/", summary="What this service is.", handler=root),
     Open(method="GET", path="/openapi.json", summary="This document.", handler=openapi),
     Open(method="GET", path="/livez", summary="Whether the process lives.", handler=livez),
     Open(method="GET", path="/readyz", summary="Whether requests can be answered.", handler=readyz),
