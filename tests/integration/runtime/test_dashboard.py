@@ -262,6 +262,26 @@ def test_headers_and_forms_from_elsewhere(tenant: Tenant, replicas: tuple[Replic
         assert httpx.post(f"{url}/sign-in", content=body, headers=behind).status_code in (401, 422)
 
 
+def test_every_page_asks_for_a_session_of_this_tenants(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
+    """Read from the OpenAPI document, so that a new page can't be forgotten."""
+    url = replicas[0].url
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    pages = {path: methods for path, methods in paths.items() if path.startswith("/dashboard")}
+    closed = [path for path, methods in pages.items() if "security" in methods.get("get", {})]
+    assert len(closed) >= 3
+    assert all(pages[path]["get"]["security"] == [{"session": []}] for path in closed)
+    assert set(pages) - set(closed) == {
+        "/dashboard/sign-in", "/dashboard/sign-out", "/dashboard/static/{name}",
+    }  # fmt: skip
+    answer = httpx.post(f"{url}/dashboard/sign-in", data={"key": tenant.key}, headers={"Origin": url})
+    name, _, value = answer.headers["set-cookie"].split(";")[0].partition("=")
+    for path in closed:
+        for cookie in ("", f"{name}=", f"{name}=x", f"{name}={value[:-4]}AAAA", f"other={value}"):
+            refused = httpx.get(f"{url}{path}", headers={"Cookie": cookie})
+            assert (refused.status_code, refused.headers["location"]) == (303, "/dashboard/sign-in")
+            assert refused.content == b""
+
+
 def test_a_look_is_paid_and_audited(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
     headers = {"Origin": replicas[0].url}
     answer = httpx.post(f"{replicas[0].url}/dashboard/sign-in", data={"key": tenant.key}, headers=headers)

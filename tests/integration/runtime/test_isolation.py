@@ -20,7 +20,14 @@ QUESTION = "What is the launch code of project Bluebird?"
 BOUNDARY = "----boundary"
 
 PUBLIC = {"/", "/openapi.json", "/livez", "/readyz"}
-OWN_ONLY = {("GET", "/v1/models"), ("GET", "/v1/models/{model}"), ("POST", "/v1/embeddings"), ("POST", "/v1/files")}
+OWN_ONLY = {
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/files"),
+    ("GET", "/v1/audit"),  # which names what its own tenant asked for, and was refused
+    ("GET", "/v1/audit/export"),
+}
 """Routes that take no id of anybody's and search nothing: they must answer without the secret."""
 CONFIRMED = {("DELETE", "/v1/files")}
 """Routes that do nothing unless the tenant is named."""
@@ -75,7 +82,12 @@ def prepare(tenant: Tenant, replica: Replica, text: str) -> Side:
 
 def operations(replica: Replica) -> list[tuple[str, str]]:
     document = json.loads(get(f"{replica.url}/openapi.json")[1])
-    found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+    found = [
+        (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method in methods
+        if not path.startswith("/dashboard")  # pages for sessions, not for keys: test_dashboard.py
+    ]
     return sorted(found, key=lambda item: (item[0] == "DELETE", item))  # deletions last
 
 
