@@ -74,6 +74,11 @@ def _ai(draw: st.DrawFn) -> dict[str, Any]:
             systemPrompt=st.fixed_dictionaries({"template": TEXT.filter(bool)}),
             customInstructions=TEXT,
             retrieval=_some(topK=st.integers(1, 50), minScore=st.floats(-1, 1)),
+            cache=_some(
+                mode=st.sampled_from(["All", "Deterministic", "Off"]),
+                scope=st.sampled_from(["Tenant", "User"]),
+                ttl=st.sampled_from(["1s", "1h30m", "720h"]),
+            ),
             leakGuard=_some(
                 foreignTenant=st.sampled_from(["Block", "Redact", "Warn"]),
                 secrets=st.sampled_from(["Block", "Redact", "Warn"]),

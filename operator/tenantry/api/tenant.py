@@ -15,6 +15,7 @@ from tenantry.api.base import (
     Jurisdiction,
     ModelName,
     Resource,
+    duration_rules,
     rule,
     rules,
 )
@@ -99,6 +100,23 @@ class Retrieval(ApiModel):
     min_score: float = Field(default=0.2, ge=-1, le=1, description="Passages that score lower are left out.")
 
 
+class Cache(ApiModel):
+    """Which answers may be given a second time without asking the model."""
+
+    mode: Literal["All", "Deterministic", "Off"] = Field(
+        default="All",
+        description="All: to the same request. Deterministic: only where its temperature is 0. Off: none. Never in "
+        "conversations and with tools.",
+    )
+    scope: Literal["Tenant", "User"] = Field(default="Tenant", description="Among whom an answer is shared.")
+    ttl: str = Field(
+        default="1h",
+        max_length=18,
+        description="How long an answer is kept, such as 1h.",
+        json_schema_extra=duration_rules("1s", "720h"),
+    )
+
+
 Identifier = Annotated[str, Field(min_length=4, max_length=64)]
 
 
@@ -131,6 +149,7 @@ class Ai(ApiModel):
     )
     custom_instructions: str = Field(default="", max_length=8192, description="Added to the system prompt.")
     retrieval: Retrieval = Retrieval()
+    cache: Cache = Cache()
     leak_guard: LeakGuard = LeakGuard()
     limits: Limits = Field(default=Limits(), description="At most the tier's.")
     budget: Budget | None = Field(default=None, description="At most the tier's.")

@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from tenantry import names
 from tenantry.api import quantity
+from tenantry.api.base import seconds
 from tenantry.api.tier import SubjectLimits
 from tenantry.credentials import Credentials, slot
 from tenantry.desired.meta import DesiredError
@@ -63,6 +64,9 @@ def configuration(resolved: Resolved) -> config.Configuration:
                 "dimension": resolved.vectors.dimension,
                 "metric": resolved.vectors.metric,
             }
+        ),
+        cache=config.Cache(
+            mode=resolved.cache.mode, scope=resolved.cache.scope, ttl_seconds=seconds(resolved.cache.ttl)
         ),
         leak_guard=config.LeakGuard(
             foreign_tenant=resolved.leak_guard.foreign_tenant, secrets=resolved.leak_guard.secrets

@@ -77,6 +77,7 @@ def resolve(
         template=template,
         custom_instructions=ai.custom_instructions,
         retrieval=ai.retrieval,
+        cache=ai.cache,
         leak_guard=ai.leak_guard,
         limits=limits,
         budget=budget,

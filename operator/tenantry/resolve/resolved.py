@@ -7,7 +7,7 @@ from typing import Any
 from tenantry import names
 from tenantry.api.conditions import Reason
 from tenantry.api.region import DataRegionSpec
-from tenantry.api.tenant import Compliance, LeakGuard, Owner, Pinned, Retrieval
+from tenantry.api.tenant import Cache, Compliance, LeakGuard, Owner, Pinned, Retrieval
 from tenantry.api.tier import (
     Budget,
     DatabaseIsolation,
@@ -71,6 +71,7 @@ class Resolved:
     template: str
     custom_instructions: str
     retrieval: Retrieval
+    cache: Cache
     leak_guard: LeakGuard
     limits: Limits
     budget: Budget | None

@@ -107,6 +107,9 @@ RULES: list[tuple[str, Object, Object, str]] = [
     ("Tenant", own("x-" + "x" * 63), own("x-" + "x" * 62), "spec.ai.leakGuard.identifiers[0]"),
     ("Tenant", own("ab-1", "ab-1"), own("ab-1", "ab-2"), "spec.ai.leakGuard.identifiers[1]: Duplicate"),
     ("Tenant", own(*(f"id-{n}" for n in range(65))), own(*(f"id-{n}" for n in range(64))), "Too many"),
+    ("Tenant", {"ai": {"cache": {"ttl": "0s"}}}, {"ai": {"cache": {"ttl": "1s"}}}, "must be a duration"),
+    ("Tenant", {"ai": {"cache": {"ttl": "721h"}}}, {"ai": {"cache": {"ttl": "720h"}}}, "spec.ai.cache.ttl"),
+    ("Tenant", {"ai": {"cache": {"mode": "Some"}}}, {"ai": {"cache": {"mode": "Off"}}}, "spec.ai.cache.mode"),
     ("Tenant", {"quota": {"cpu": "many"}}, {"quota": {"cpu": "500m"}}, QUANTITY),
     ("Tenant", {"quota": {"memory": "4GiB"}}, {"quota": {"memory": "4Gi"}}, "spec.quota.memory"),
     ("Tenant", {"quota": {"pods": 0}}, {"quota": {"pods": 1}}, "spec.quota.pods"),
@@ -230,6 +233,7 @@ def test_defaults_show(admin: Api) -> None:
         "suspended": False,
         "deletionProtection": False,
         "ai": {
+            "cache": {"mode": "All", "scope": "Tenant", "ttl": "1h"},
             "leakGuard": {"foreignTenant": "Block", "secrets": "Redact"},
             "retrieval": {"topK": 5, "minScore": 0.2},
         },

@@ -88,6 +88,13 @@ def test_the_configuration_is_the_resolved_tenant():
     assert config.Configuration.model_validate_json(made.canonical()) == made
 
 
+def test_the_cache_is_the_tenants():
+    assert configuration.configuration(samples.resolved("acme")).cache == config.Cache()
+    asked = {"mode": "Deterministic", "scope": "User", "ttl": "1h30m"}
+    made = configuration.configuration(samples.resolved("acme", ai={"cache": asked})).cache
+    assert made == config.Cache(mode="Deterministic", scope="User", ttl_seconds=5400)
+
+
 def test_the_leak_guard_is_the_tenants():
     assert configuration.configuration(samples.resolved("acme")).leak_guard == config.LeakGuard()
     asked = {"foreignTenant": "Warn", "secrets": "Block", "identifiers": ["project-x7"]}
