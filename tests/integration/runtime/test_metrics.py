@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tenantry_runtime.config import NANO, Budget, Limits
+from tenantry_runtime.config import NANO, Budget, Cache, Limits
 from tests.integration.runtime.samples import Sample, World, operations, question, send
 from tests.integration.runtime.stack import Replica, Tenant, eventually
 from tests.integration.runtime.upstream import Upstream
@@ -23,6 +23,7 @@ NAMED = {
     "tenantry_leaks_blocked": {"kind"},
     "tenantry_vector_searches": set(),
     "tenantry_database_queries": set(),
+    "tenantry_cache_requests": {"result"},
     "tenantry_audit_events": {"type"},
 }
 """Family (a counter's samples end in ``_total``) -> the labels it has besides `WHERE`."""
@@ -30,7 +31,7 @@ NAMED = {
 MODELS = {"gpt-4o-mini", "wordllama-256", "gpt-4o", "other", "none"}
 VALUES = {
     "model": MODELS,
-    "code": {str(code) for code in (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 502, 503, 504)},
+    "code": {str(code) for code in (200, 303, 400, 401, 403, 404, 405, 408, 413, 422, 429, 502, 503, 504)},
     "route": {operation.path for operation in operations()},
     "direction": {"input", "output"},
     "category": {"llm", "database", "vector"},
@@ -55,7 +56,7 @@ def asked(
     everything: Tenant, both: tuple[Replica, Replica], world: World, upstream: Upstream
 ) -> Iterator[dict[str, Family]]:
     """The metrics after one request of each kind."""
-    everything.apply(both, budget=Budget(monthly_nano=5 * NANO))
+    everything.apply(both, budget=Budget(monthly_nano=5 * NANO), cache=Cache(mode="All"))
     path = "/v1/chat/completions"
 
     def ask(key: str = world.key, **more: object) -> int:
@@ -64,6 +65,8 @@ def asked(
 
     assert ask() == 200
     assert ask(stream=True) == 200
+    again = [{"role": "user", "content": question()}]
+    assert [ask(messages=again), ask(messages=again)] == [200, 200]
     assert ask(model="gpt-9") == 403
     assert ask(n=0) == 422
     assert ask("tk-wrong") == 401
@@ -77,7 +80,7 @@ def asked(
     everything.settled()
     eventually(lambda: sum(families(world.replica)["tenantry_cost_dollars"].values()) > 0)
     yield families(world.replica)
-    everything.apply(both, limits=Limits(), budget=None)
+    everything.apply(both, limits=Limits(), budget=None, cache=Cache(mode="Off"))
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -111,6 +114,11 @@ def test_counters_begin_at_nought(asked: dict[str, Family]) -> None:
 def test_what_a_limit_refuses_is_counted_under_its_name(asked: dict[str, Family], world: World) -> None:
     assert world.replica.metric("tenantry_rate_limited_total", limit="requests") >= 1
     assert world.replica.metric("tenantry_requests_total", code="429", model="gpt-4o-mini") >= 1
+
+
+def test_what_the_cache_answers_is_a_hit(asked: dict[str, Family], world: World) -> None:
+    assert world.replica.metric("tenantry_cache_requests_total", result="hit") >= 1
+    assert world.replica.metric("tenantry_cache_requests_total", result="miss") >= 1
 
 
 def test_an_unknown_model_is_other(asked: dict[str, Family], world: World) -> None:
