@@ -42,7 +42,8 @@ class Plan:
 
 @dataclass
 class Result:
-    """Seconds.  `first`: until the first byte of the body; `late`: how much later than planned requests were sent."""
+    """Seconds.  `first`: until the first byte of the body; `late`: how much later than planned requests were sent;
+    `anew`: connections that the server had closed between two requests."""
 
     took: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Result:
     seconds: float = 0
     cpu: float = 0
     most_open: int = 0
+    anew: int = 0
     sample: str = ""
 
 
@@ -61,15 +63,20 @@ class Client(asyncio.Protocol):
         self._load = load
         self._buffer = b""
         self._sent = self._first = 0.0
-        self._busy = False
+        self._busy = self._again = False
+        self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
 
-    def ask(self, request: bytes) -> None:
-        self._buffer, self._first, self._busy = b"", 0.0, True
-        self._sent = time.perf_counter()
-        self._transport.write(request)
+    def ask(self, request: bytes, sent: float = 0) -> None:
+        """`sent`: when it was sent first, on a connection that was closed meanwhile."""
+        self._buffer, self._first, self._busy, self._again = b"", 0.0, True, bool(sent)
+        self._request, self._sent = request, sent or time.perf_counter()
+        if self._transport.is_closing():
+            self.connection_lost(None)
+        else:
+            self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -80,9 +87,9 @@ class Client(asyncio.Protocol):
         if not self._first and len(self._buffer) > end + 4:
             self._first = now
         head = self._buffer[:end].lower()
-        at = head.find(b"content-length:")
+        at = head.find(b"\r\ncontent-length:")
         if at >= 0:
-            whole = len(self._buffer) >= end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
+            whole = len(self._buffer) >= end + 4 + int(head[at + 17 :].split(b"\r\n", 1)[0])
         else:
             whole = self._buffer.endswith(b"0\r\n\r\n")
         if whole and self._busy:
@@ -91,9 +98,13 @@ class Client(asyncio.Protocol):
             self._load.answered(self, now - self._sent, self._first - self._sent, "" if good else self._buffer)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._busy:
-            self._busy = False
+        if not self._busy:
+            return
+        self._busy = False
+        if self._buffer or self._again:
             self._load.answered(None, 0, 0, b"the connection was closed")
+        else:  # as any client does where the server has closed a connection that was kept
+            self._load.ask_anew(self._request, self._sent)
 
     def close(self) -> None:
         self._transport.close()
@@ -110,6 +121,7 @@ class Load:
         self._until = float("inf")
         self._measuring = False
         self._done = asyncio.Event()
+        self._anew: set[asyncio.Task[None]] = set()
 
     def request(self) -> bytes:
         self._number += 1
@@ -121,6 +133,16 @@ class Load:
         self._open += 1
         self.result.most_open = max(self.result.most_open, self._open)
         return client
+
+    def ask_anew(self, request: bytes, sent: float) -> None:
+        """On another connection."""
+        self._open -= 1
+        self._anew.add(task := asyncio.create_task(self._ask_anew(request, sent)))
+        task.add_done_callback(self._anew.discard)
+
+    async def _ask_anew(self, request: bytes, sent: float) -> None:
+        (await self.connect()).ask(request, sent)
+        self.result.anew += 1
 
     def answered(self, client: Client | None, took: float, first: float, wrong: bytes | str) -> None:
         self._answered += 1

@@ -136,21 +136,20 @@ class Bench:
                 case = f"{connections} {kind}"
                 for target in self.targets:
                     self.measure(target, case, target.plan(stream, connections=connections, seconds=self.seconds))
-                    (result,) = target.results[case]
-                    rows.append(self.crowd(target, case, result))
+                rows += [self.crowd(target, case) for target in self.targets]
         head = ["callers", "calls a second", "times LiteLLM's", "p50, ms", "p99, ms", "CPU of a call, ms",
-                "PostgreSQL's", "own core", "the load's core"]  # fmt: skip
+                "LiteLLM's is so many times that", "PostgreSQL's", "own core", "the load's core"]  # fmt: skip
         return table(head, rows)
 
-    def crowd(self, target: Target, case: str, result: Result) -> list[str]:
+    def crowd(self, target: Target, case: str) -> list[str]:
+        (result,) = target.results[case]
         rate = len(result.took) / result.seconds
-        other = self.targets[2].results.get(case) if len(self.targets) > 2 else None
-        ratio = ""
-        if target is self.ours and len(self.targets) > 2 and not other:
-            ratio = "(next row)"
-        if other and target is self.targets[2]:
-            (mine,) = self.ours.results[case]
-            ratio = f"1 (ours {len(mine.took) / mine.seconds / rate:.1f})"
+        ratio = cpu = ""
+        if target is self.ours and len(self.targets) > 2:
+            theirs = self.targets[2]
+            (other,) = theirs.results[case]
+            ratio = f"{rate / (len(other.took) / other.seconds):.1f}"
+            cpu = f"{theirs.cpu[case] / target.cpu[case]:.1f}"
         busy = target.cpu[case] * rate / 1000
         return [
             f"{case.split()[0]}, {case.split()[1]}, {target.name}",
@@ -159,6 +158,7 @@ class Bench:
             f"{percent(result.took, 50):.1f}",
             f"{percent(result.took, 99):.1f}",
             f"{target.cpu[case]:.2f}" if target.pid else "",
+            cpu,
             f"{self.database[case]:.2f}" if target is self.ours else "",
             f"{100 * busy:.0f} %" if target.pid else "",
             f"{100 * result.cpu / result.seconds:.0f} %",

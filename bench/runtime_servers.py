@@ -20,8 +20,9 @@ from bench import processes
 from bench.servers import say, wait
 from dev.cluster import net
 from dev.cluster.postgres import Server, embedded_bin
-from tenantry_runtime.config import NANO, Budget, Limits
+from tenantry_runtime.config import NANO, Budget, Cache, Limits
 from tests.integration.runtime.stack import ROOT, Replica, Stack, Tenant, process
+from tests.integration.runtime.test_guard import LeakList
 
 MUCH = 10**9
 """A limit that is there, is taken from with every call, and is never reached."""
@@ -35,7 +36,7 @@ def confine(pid: int, cores: set[int]) -> None:
 
 @dataclass
 class Servers:
-    """Everything but LiteLLM; `tenant` has every limit and a budget, none of which is reached."""
+    """Everything but LiteLLM; `tenant` has every limit and a budget, none of which is reached, and a cache."""
 
     folder: Path
     postgres: Server
@@ -78,7 +79,9 @@ def servers(folder: Path) -> Iterator[Servers]:
             tenant = stack.tenant(
                 limits=Limits(requests_per_minute=MUCH, tokens_per_minute=MUCH, tokens_per_day=MUCH, concurrency=MUCH),
                 budget=Budget(monthly_nano=MUCH * NANO),
+                cache=Cache(mode="All"),
             )
+            LeakList(stack).write({f"tenant-neighbour-{n}": "other" for n in range(1000)})
             yield Servers(folder, postgres, provider_port, milvus, stack, tenant)
         finally:
             postgres.stop()
