@@ -83,7 +83,8 @@ ROUTES = (
                                     },
                                 },
                             ],
-                        }
+                        },
+                        "cache": {"type": "boolean", "description": "false: a new answer, which is not kept."},
                     },
                 },
             },
