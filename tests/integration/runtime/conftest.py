@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tenantry_runtime.config import Documents, Limits
+from tenantry_runtime.config import Configuration, Documents, Limits
 from tests.integration.runtime.samples import World
 from tests.integration.runtime.stack import Replica, Stack, Tenant, running
 from tests.integration.runtime.upstream import Upstream
@@ -43,16 +43,25 @@ def second(home: Tenant) -> Iterator[Replica]:
 
 
 @pytest.fixture(scope="package")
-def scripted(stack: Stack, upstream: Upstream) -> Tenant:
-    """A tenant whose provider is `upstream`."""
-    return stack.tenant(provider_url=upstream.url)
+def first(stack: Stack, upstream: Upstream) -> tuple[Tenant, Configuration]:
+    """The scripted tenant, and the configuration that it was made with."""
+    tenant = stack.tenant(provider_url=upstream.url)
+    return tenant, tenant.configuration
 
 
 @pytest.fixture(scope="package")
-def replicas(scripted: Tenant) -> Iterator[tuple[Replica, Replica]]:
+def replicas(first: tuple[Tenant, Configuration]) -> Iterator[tuple[Replica, Replica]]:
     """Two replicas of the scripted tenant's."""
-    with scripted.replica() as one, scripted.replica() as two:
+    with first[0].replica() as one, first[0].replica() as two:
         yield one, two
+
+
+@pytest.fixture(scope="module")
+def scripted(first: tuple[Tenant, Configuration], replicas: tuple[Replica, Replica]) -> Tenant:
+    """A tenant whose provider is `upstream`, in each module as it was made."""
+    tenant, made = first
+    tenant.apply(replicas, **{name: getattr(made, name) for name in Configuration.model_fields})
+    return tenant
 
 
 @pytest.fixture(scope="package")
