@@ -95,6 +95,35 @@ WAYS = (
     Way("POST", "/v1/vector_stores/{vector_store_id}/files", lambda ids: {"file_id": ids.file}),
     Way("GET", "/v1/vector_stores/{vector_store_id}/files", nothing),
     Way("GET", "/v1/vector_stores/{vector_store_id}/files/{file_id}", nothing),
+    Way("GET", "/v1/vector_stores/{vector_store_id}/files/{file_id}/content", nothing),
+    Way("POST", "/v1/vector_stores/{vector_store_id}/files/{file_id}", lambda _: {"attributes": {"a": "b"}}),
+    Way("POST", "/v1/vector_stores/{vector_store_id}", lambda _: {"name": MARK}),
+    Way("GET", "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}", nothing, shows=False),
+    Way("GET", "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files", nothing, shows=False),
+    Way("POST", "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel", nothing, shows=False),
+    *(
+        Way("GET", path, nothing, shows=False)
+        for path in (
+            "/v1/prompt",
+            "/v1/usage",
+            "/v1/audit",
+            "/v1/audit/export",
+            "/dashboard",
+            "/dashboard/usage.csv",
+            "/dashboard/audit.csv",
+            "/dashboard/sign-in",
+            "/dashboard/static/{name}",
+        )
+    ),
+    Way("POST", "/dashboard/sign-in", nothing, shows=False),
+    Way("POST", "/dashboard/sign-out", nothing, shows=False),
+    Way(
+        "POST",
+        "/v1/vector_stores/{vector_store_id}/file_batches",
+        lambda ids: {"file_ids": [ids.file]},
+        last=True,  # it is read anew
+    ),
+    Way("DELETE", "/v1/files", nothing, shows=False, last=True),  # of all: refused without the tenant's name
     Way("DELETE", "/v1/vector_stores/{vector_store_id}/files/{file_id}", nothing, last=True),
     Way("DELETE", "/v1/vector_stores/{vector_store_id}", nothing, last=True),
     Way("DELETE", "/v1/files/{file_id}", nothing, last=True),
@@ -113,7 +142,9 @@ class Api:
         )
 
     def try_(self, way: Way, ids: Ids) -> httpx.Response:
-        path = way.path.format(file_id=ids.file, vector_store_id=ids.store, model="gpt-4o")
+        path = way.path.format(
+            file_id=ids.file, vector_store_id=ids.store, model="gpt-4o", batch_id="vsfb_" + "0" * 24, name="style.css"
+        )
         body = way.body(ids)
         return self._http.request(way.method, path, **({"json": body} if body is not None else {}))
 
