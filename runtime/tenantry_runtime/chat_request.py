@@ -6,6 +6,8 @@ from typing import Any
 
 from tenantry_runtime import errors, fields, tokens
 from tenantry_runtime.config import Configuration
+from tenantry_runtime.conversation_items import Item, from_messages
+from tenantry_runtime.filters import Filter
 
 PASSED = frozenset(
     {
@@ -71,6 +73,7 @@ class RetrievalWish:
     top_k: int
     min_score: float
     stores: list[str] | None
+    filters: Filter | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,10 @@ class ChatRequest:
     include_usage: bool
     retrieval: RetrievalWish | None
     cache: bool
+    conversation: str | None = None
+    """What the call goes on from; `items` is what it adds to it, `history` what was said in it before."""
+    items: tuple[Item, ...] = ()
+    history: tuple[dict[str, Any], ...] = ()
 
     def question(self) -> str:
         """The text of the last message of the user's."""
@@ -97,11 +104,18 @@ class ChatRequest:
         return ""
 
     def upstream(self, system: str, granted: int, user: str) -> dict[str, Any]:
-        """The body for the provider: our system prompt first, then all that the client said."""
+        """The body for the provider: our system prompt first, then all that the client said.
+
+        What was said before comes behind the system messages with which a request begins.
+        """
+        head = 0
+        while head < len(self.messages) and self.messages[head]["role"] in ("system", "developer"):
+            head += 1
+        said = [*self.messages[:head], *self.history, *self.messages[head:]]
         body: dict[str, Any] = {
             **self.passed,
             "model": self.model,
-            "messages": [{"role": "system", "content": system}, *self.messages],
+            "messages": [{"role": "system", "content": system}, *said],
             self.tokens_field: granted,
             "user": user,
         }
@@ -143,19 +157,23 @@ def read(body: dict[str, Any], configuration: Configuration) -> ChatRequest:
         raise errors.invalid("stream_options is for streams only: set stream, or leave it out.", "stream_options")
     _tools(body)
     own = fields.mapping(body, "tenantry") or {}
-    fields.only(own, frozenset({"retrieval", "cache"}), "tenantry")
+    fields.only(own, frozenset({"retrieval", "cache", "conversation"}), "tenantry")
+    choices = fields.integer(body, "n", 1, MAX_CHOICES, 1) or 1
+    conversation = _conversation(own, choices)
     return ChatRequest(
         model=model,
         messages=messages,
         passed={name: body[name] for name in PASSED if body.get(name) is not None},
-        choices=fields.integer(body, "n", 1, MAX_CHOICES, 1) or 1,
+        choices=choices,
         temperature=None if reasoning else temperature,
         max_tokens=min(wished or ceiling, ceiling),
         tokens_field="max_completion_tokens" if newer else "max_tokens",
         stream=stream,
         include_usage=fields.flag(options, "include_usage"),
         retrieval=_retrieval(own, configuration),
-        cache=fields.flag(own, "cache", True),
+        cache=conversation is None and fields.flag(own, "cache", True),
+        conversation=conversation,
+        items=tuple(from_messages(messages)) if conversation else (),
     )
 
 
@@ -191,6 +209,17 @@ def _tools(body: dict[str, Any]) -> None:
             not isinstance(value, list) or len(value) > 128 or not all(isinstance(item, dict) for item in value)
         ):
             raise errors.invalid(f"{name} must be a list of at most 128 objects.", name)
+
+
+def _conversation(own: dict[str, Any], choices: int) -> str | None:
+    given = own.get("conversation")
+    if given is None:
+        return None
+    if not isinstance(given, str) or not fields.is_id(given):
+        raise errors.invalid("tenantry.conversation must be a conversation's id.", "tenantry.conversation")
+    if choices != 1:
+        raise errors.invalid("n must be 1 in a conversation, which goes on from one answer.", "n")
+    return given
 
 
 def _retrieval(own: dict[str, Any], configuration: Configuration) -> RetrievalWish | None:

@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tenantry_runtime import assembly, cache, errors, prompt, tokens
+from tenantry_runtime import assembly, cache, errors, prompt, threads, tokens
 from tenantry_runtime.audit import prompt_digest
 from tenantry_runtime.cache import Found, Ticket
 from tenantry_runtime.call import Call
@@ -28,7 +28,7 @@ class Prepared:
 
     `body` is what the provider is sent, `estimate` the tokens of its input, `hits` the passages that it holds,
     `headers` what the answer carries.  `ticket`: the answer may be kept for others; `answer`: it was found there,
-    and nothing is left to be settled.
+    and nothing is left to be settled.  `thread`: the conversation that the answer is added to.
     """
 
     request: ChatRequest
@@ -39,11 +39,16 @@ class Prepared:
     hits: list[Hit] = field(default_factory=list)
     ticket: Ticket | None = None
     answer: dict[str, Any] | None = None
+    thread: threads.Thread | None = None
 
     def told(self) -> dict[str, Any]:
         """What the client is told of the way to its answer, under `tenantry`."""
         told: dict[str, Any] = {"documents": [hit.citation() for hit in self.hits]}
-        return told | ({"cache": self.headers[cache.HEADER]} if cache.HEADER in self.headers else {})
+        if cache.HEADER in self.headers:
+            told["cache"] = self.headers[cache.HEADER]
+        if self.thread:
+            told["conversation"] = self.thread.told()
+        return told
 
 
 async def prepare(call: Call, request: ChatRequest) -> Prepared:
@@ -52,10 +57,17 @@ async def prepare(call: Call, request: ChatRequest) -> Prepared:
     Raises refusals and StoreUnavailableError.
     """
     call.model = request.model
+    thread = await threads.resume(call, request.conversation, request.items) if request.conversation else None
+    if thread:
+        request = replace(request, history=tuple(thread.history))
+        call.event.basic["conversation"] = thread.id
+        call.event.detailed |= {"history": len(thread.history), "left_out": thread.left_out}
     request = await call.service.guard.request(call, request)
+    if thread:
+        thread.items = list(request.items)
     ticket = cache.ticket(call, request)
     if ticket is None:
-        return await _prepare(call, request, None)
+        return await _prepare(call, request, None, thread)
     try:
         found = await call.service.cache.find(call, ticket)
         result = call.event.basic["cache"] = "miss" if found is None else "hit"
@@ -83,7 +95,9 @@ async def _found(call: Call, request: ChatRequest, found: Found) -> Prepared:
     return Prepared(request, reservation, dict(reservation.headers), hits=hits, answer=answer)
 
 
-async def _prepare(call: Call, request: ChatRequest, ticket: Ticket | None) -> Prepared:
+async def _prepare(
+    call: Call, request: ChatRequest, ticket: Ticket | None, thread: threads.Thread | None = None
+) -> Prepared:
     hits, searched = await _retrieve(call, request, ticket.state if ticket else None)
     passages = _passages(call.configuration, hits)
     system = prompt.system_prompt(call.configuration, passages)
@@ -106,7 +120,10 @@ async def _prepare(call: Call, request: ChatRequest, ticket: Ticket | None) -> P
     headers = {**reservation.headers, "x-tenantry-max-tokens": str(reservation.granted)}
     if request.temperature is not None:
         headers["x-tenantry-temperature"] = f"{request.temperature:g}"
-    return Prepared(request, reservation, headers, body, estimate, hits[: len(passages)], ticket)
+    if thread:
+        headers |= thread.headers()
+        call.queries += 1  # the one that adds the answer, after the settlement which pays for it
+    return Prepared(request, reservation, headers, body, estimate, hits[: len(passages)], ticket, thread=thread)
 
 
 def _describe(call: Call, request: ChatRequest, hits: Sequence[Hit]) -> None:
@@ -149,6 +166,7 @@ async def _retrieve(call: Call, request: ChatRequest, state: State | None) -> tu
         min_score=wish.min_score,
         store_ids=wish.stores,
         state=state,
+        filters=wish.filters,
     )
     return hits, max(1, tokens.estimate(question[:MAX_QUESTION])) if call.searched > before else 0
 
@@ -174,6 +192,8 @@ async def whole(call: Call, prepared: Prepared) -> dict[str, Any]:
             answer = await _provided(call, prepared)
         finally:
             _keep(call, prepared, answer)
+    if prepared.thread:
+        await prepared.thread.add(call, threads.Said.of(answer))
     return answer | {"tenantry": prepared.told()}
 
 
@@ -216,14 +236,19 @@ async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
             told = None
         return
     chunks = _chunks(call, prepared)
+    thread, said = prepared.thread, threads.Said()
     try:
         async for chunk in chunks:
+            if thread:
+                said.feed(chunk)
             yield chunk | told if told else chunk
             told = None
     except NotSentError as error:
         raise error.error from None
     finally:
         await chunks.aclose()
+        if thread:
+            await thread.add(call, said)
 
 
 def _chunks(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:

@@ -120,7 +120,9 @@ class Guard:
         """A chat request as it may be sent.  Raises 422 that names the message where something is blocked."""
         await self.ready()
         look = _Look(call, self.detector, "messages")
-        if not look.clean([request.messages, request.passed]):
+        if not look.clean([list(request.history), request.messages, request.passed]):
+            history = look.within(list(request.history))
+            look.refuse("conversation")
             messages = []
             for index, message in enumerate(request.messages):
                 messages.append(look.within(message))
@@ -130,7 +132,9 @@ class Guard:
                 passed[name] = look.within(value)
                 look.refuse(name)
             look.tell()
-            request = replace(request, messages=messages, passed=passed)
+            # What a conversation keeps are the same texts again: they are not counted twice.
+            items = _Look(call, self.detector, "conversation").within(list(request.items))
+            request = replace(request, history=tuple(history), messages=messages, passed=passed, items=tuple(items))
         if keeps_bodies(call):
             call.event.full["messages"] = self.redact(request.messages)
         return request

@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from tenantry_runtime import conversations
 from tenantry_runtime.cache import ResponseCache
 from tenantry_runtime.config import Credentials
 from tenantry_runtime.guard import Guard
@@ -53,7 +54,7 @@ class Service:
         """Begin all background work; waits for none of the stores."""
         await self.store.open()
         parts = (self.live, self.guard, self.ledger, self.ingestion, self.cache)
-        for work in (*(part.run() for part in parts), self._connect_vectors()):
+        for work in (*(part.run() for part in parts), self._connect_vectors(), conversations.keep_house(self)):
             self._background(work)
         if file:
             self._background(file.watch(self.replace))

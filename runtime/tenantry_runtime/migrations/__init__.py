@@ -25,6 +25,8 @@ GRANTS: dict[str, tuple[str, ...]] = {
     "documents_state": ("SELECT", "UPDATE"),
     "audit": ("SELECT", "INSERT"),
     "response_cache": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "conversations": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "conversation_items": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 """By table: the privileges of the runtime's group role.  What is not here, it may not do."""
 

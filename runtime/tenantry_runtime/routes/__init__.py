@@ -4,6 +4,7 @@ from tenantry_runtime.endpoint import Endpoint, Open
 from tenantry_runtime.routes import (
     audit,
     chat,
+    conversations,
     dashboard,
     embeddings,
     file_batches,
@@ -11,6 +12,7 @@ from tenantry_runtime.routes import (
     models,
     probes,
     prompt,
+    responses,
     root,
     usage,
     vector_stores,
@@ -21,6 +23,7 @@ ROUTES: tuple[Endpoint | Open, ...] = (
     *probes.ROUTES,
     *models.ROUTES,
     *chat.ROUTES,
+    *responses.ROUTES,
     *embeddings.ROUTES,
     *files.ROUTES,
     *vector_stores.ROUTES,
@@ -29,4 +32,5 @@ ROUTES: tuple[Endpoint | Open, ...] = (
     *usage.ROUTES,
     *audit.ROUTES,
     *dashboard.ROUTES,
+    *conversations.ROUTES,
 )

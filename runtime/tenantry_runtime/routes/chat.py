@@ -70,6 +70,7 @@ ROUTES = (
                 "tenantry": {
                     "type": "object",
                     "properties": {
+                        "conversation": {"type": "string", "description": "Go on from it, and add to it."},
                         "retrieval": {
                             "description": "false: answer without documents.",
                             "oneOf": [

@@ -27,10 +27,16 @@ OWN_ONLY = {
     ("POST", "/v1/files"),
     ("GET", "/v1/audit"),  # which names what its own tenant asked for, and was refused
     ("GET", "/v1/audit/export"),
+    ("POST", "/v1/conversations"),
 }
 """Routes that take no id of anybody's and search nothing: they must answer without the secret."""
 CONFIRMED = {("DELETE", "/v1/files")}
 """Routes that do nothing unless the tenant is named."""
+
+
+ASKING = {"/v1/chat/completions", "/v1/responses"}
+NAMING = {"tenantry", "tools", "conversation"}
+"""Fields of a question by which it names something: without them it is answered, and without the secret."""
 
 
 @dataclass
@@ -69,6 +75,9 @@ def prepare(tenant: Tenant, replica: Replica, text: str) -> Side:
     store = client.vector_stores.create(name="store")
     batch = client.vector_stores.file_batches.create(store.id, file_ids=[file.id])
     eventually(lambda: client.vector_stores.retrieve(store.id).file_counts.completed == 1)
+    said = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+    conversation = client.conversations.create(items=said)
+    (item, _) = client.conversations.items.list(conversation.id).data
     other = client.files.create(file=("other.txt", b"To be put into batches."), purpose="assistants")
     ids = {
         "file_id": file.id,
@@ -76,6 +85,8 @@ def prepare(tenant: Tenant, replica: Replica, text: str) -> Side:
         "vector_store_id": store.id,
         "batch_id": batch.id,
         "model": "gpt-4o-mini",
+        "conversation_id": conversation.id,
+        "item_id": item.id,
     }
     return Side(tenant, replica, ids)
 
@@ -95,6 +106,12 @@ def bodies(path: str, ids: dict[str, str]) -> list[Any]:
     """What is sent to a route: all the ways in which it can name a document."""
     chat = {"messages": [{"role": "user", "content": QUESTION}]}
     only = {"retrieval": {"vectorStoreIds": [ids["vector_store_id"]], "minScore": -1}}
+    asked = {"input": QUESTION}
+    search = {
+        "type": "file_search",
+        "vector_store_ids": [ids["vector_store_id"]],
+        "ranking_options": {"score_threshold": -1},
+    }
     form = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n'
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nx\r\n'
@@ -104,8 +121,15 @@ def bodies(path: str, ids: dict[str, str]) -> list[Any]:
         "/v1/chat/completions": [
             chat | {"tenantry": only},
             chat | {"tenantry": only, "stream": True},
+            chat | {"tenantry": {"conversation": ids["conversation_id"]}},
             chat,
             chat | {"stream": True},
+        ],
+        "/v1/responses": [
+            asked | {"tools": [search]},
+            asked | {"tools": [search], "stream": True},
+            asked | {"conversation": ids["conversation_id"]},
+            asked,
         ],
         "/v1/embeddings": [{"input": QUESTION}],
         "/v1/files": [form.encode()],
@@ -122,6 +146,10 @@ def bodies(path: str, ids: dict[str, str]) -> list[Any]:
             {"query": QUESTION},
             {"query": QUESTION, "filters": {"type": "ne", "key": "a", "value": "c"}},
         ],
+        "/v1/conversations": [{"metadata": {"title": QUESTION}}],
+        "/v1/conversations/{conversation_id}": [{"metadata": {"title": "another"}}],
+        "/v1/conversations/{conversation_id}/items": [{"items": chat["messages"]}],
+        "/v1/conversations/{conversation_id}/items/{item_id}/rating": [{"rating": "up"}],
     }[path]
 
 
@@ -141,7 +169,7 @@ def test_every_route_with_anothers_ids(sides: tuple[Side, Side]) -> None:
                 assert status == 422, (method, path, text)
             elif (method, path) in OWN_ONLY:
                 assert status == 200, (method, path, text)
-            elif path == "/v1/chat/completions" and "tenantry" not in body:
+            elif path in ASKING and not NAMING & body.keys():
                 assert status == 200, text
             elif "{" in path or method == "POST":
                 assert status == 404, (method, path, status, text)
@@ -163,7 +191,7 @@ def test_every_route_with_anothers_ids(sides: tuple[Side, Side]) -> None:
                 continue
             assert status == 200, (method, path, text)
             shown += "violet-anchor" in text
-    assert shown >= 6  # chat in four ways, the search, the file's content
+    assert shown >= 8  # chat in four ways, responses in two, the search, the file's content
 
 
 def test_a_chunk_with_anothers_tag_or_of_no_ingestion_is_never_shown(sides: tuple[Side, Side]) -> None:
