@@ -188,6 +188,35 @@ def test_two_choices_and_a_tool_do_not_mix(client: openai.OpenAI, upstream: Upst
     assert json.loads(got["tool"]) == {"key": "[redacted]", "note": "é"}
 
 
+def test_responses_pass_the_same_guard(scripted: Tenant, client: openai.OpenAI, upstream: Upstream) -> None:
+    upstream.answer["choices"][0]["message"]["content"] = f"It is {KEY}."
+    whole = client.responses.create(model="gpt-4o-mini", input=f"Is it {KEY}?")
+    assert upstream.asked[-1]["messages"][-1]["content"] == "Is it [redacted]?"
+    assert whole.output_text == "It is [redacted]."
+    upstream.events = says(f"It is {KEY}, of {FOREIGN}.")
+    seen: list[str] = []
+    events = client.responses.create(model="gpt-4o-mini", input="Hello?", stream=True)
+    deltas = (event.delta for event in events if event.type == "response.output_text.delta")
+    with pytest.raises(openai.APIError, match="withheld"):
+        seen.extend(deltas)
+    assert "".join(seen) == "It is [redacted], of "
+    scripted.settled()
+    told = leaks_of(scripted)[-1]
+    assert told == {"answer": {"redacted": {"github_token": 1}, "blocked": {"foreign_tenant": 1}}}
+
+
+def test_a_conversation_keeps_what_was_let_through(client: openai.OpenAI, upstream: Upstream) -> None:
+    upstream.answer["choices"][0]["message"]["content"] = f"Noted: {KEY}."
+    talk = client.conversations.create()
+    more = {"tenantry": {"conversation": talk.id, "retrieval": False}}
+    ask(client, f"Keep {KEY}.", extra_body=more)
+    kept = [part.text for item in client.conversations.items.list(talk.id, order="asc") for part in item.content]
+    assert kept == ["Keep [redacted].", "Noted: [redacted]."]
+    ask(client, "And now?", extra_body=more)
+    said = [message["content"] for message in upstream.asked[-1]["messages"][1:]]
+    assert said == ["Keep [redacted].", "Noted: [redacted].", "And now?"]
+
+
 def test_policies_and_the_list_change_without_a_restart(
     scripted: Tenant, replicas: tuple[Replica, Replica], client: openai.OpenAI, upstream: Upstream, leak_list: LeakList
 ) -> None:
