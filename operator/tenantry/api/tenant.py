@@ -138,6 +138,17 @@ class LeakGuard(ApiModel):
     )
 
 
+class Conversations(ApiModel):
+    """Conversations that the runtime keeps for the tenant's users."""
+
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=3650,
+        description="Days after its last item that a conversation is deleted; kept until somebody does if unset.",
+    )
+
+
 class Ai(ApiModel):
     """What the tenant's runtime does and may spend."""
 
@@ -150,6 +161,7 @@ class Ai(ApiModel):
     custom_instructions: str = Field(default="", max_length=8192, description="Added to the system prompt.")
     retrieval: Retrieval = Retrieval()
     cache: Cache = Cache()
+    conversations: Conversations = Conversations()
     leak_guard: LeakGuard = LeakGuard()
     limits: Limits = Field(default=Limits(), description="At most the tier's.")
     budget: Budget | None = Field(default=None, description="At most the tier's.")

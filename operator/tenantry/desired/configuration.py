@@ -77,6 +77,7 @@ def configuration(resolved: Resolved) -> config.Configuration:
             gdpr="GDPR" in resolved.compliance.certifications,
         ),
         spec=dict(resolved.beside),
+        conversations_retention_days=resolved.conversations.retention_days,
     )
 
 

@@ -78,6 +78,7 @@ def resolve(
         custom_instructions=ai.custom_instructions,
         retrieval=ai.retrieval,
         cache=ai.cache,
+        conversations=ai.conversations,
         leak_guard=ai.leak_guard,
         limits=limits,
         budget=budget,

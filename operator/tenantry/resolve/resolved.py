@@ -7,7 +7,7 @@ from typing import Any
 from tenantry import names
 from tenantry.api.conditions import Reason
 from tenantry.api.region import DataRegionSpec
-from tenantry.api.tenant import Cache, Compliance, LeakGuard, Owner, Pinned, Retrieval
+from tenantry.api.tenant import Cache, Compliance, Conversations, LeakGuard, Owner, Pinned, Retrieval
 from tenantry.api.tier import (
     Budget,
     DatabaseIsolation,
@@ -72,6 +72,7 @@ class Resolved:
     custom_instructions: str
     retrieval: Retrieval
     cache: Cache
+    conversations: Conversations
     leak_guard: LeakGuard
     limits: Limits
     budget: Budget | None

@@ -46,6 +46,10 @@ def limit(**limits: Object) -> Object:
     return {"ai": {"limits": limits}}
 
 
+def days(number: int) -> Object:
+    return {"ai": {"conversations": {"retentionDays": number}}}
+
+
 def own(*identifiers: str) -> Object:
     return {"ai": {"leakGuard": {"identifiers": list(identifiers)}}}
 
@@ -107,6 +111,7 @@ RULES: list[tuple[str, Object, Object, str]] = [
     ("Tenant", own("x-" + "x" * 63), own("x-" + "x" * 62), "spec.ai.leakGuard.identifiers[0]"),
     ("Tenant", own("ab-1", "ab-1"), own("ab-1", "ab-2"), "spec.ai.leakGuard.identifiers[1]: Duplicate"),
     ("Tenant", own(*(f"id-{n}" for n in range(65))), own(*(f"id-{n}" for n in range(64))), "Too many"),
+    ("Tenant", days(0), days(1), "spec.ai.conversations.retentionDays"),
     ("Tenant", {"ai": {"cache": {"ttl": "0s"}}}, {"ai": {"cache": {"ttl": "1s"}}}, "must be a duration"),
     ("Tenant", {"ai": {"cache": {"ttl": "721h"}}}, {"ai": {"cache": {"ttl": "720h"}}}, "spec.ai.cache.ttl"),
     ("Tenant", {"ai": {"cache": {"mode": "Some"}}}, {"ai": {"cache": {"mode": "Off"}}}, "spec.ai.cache.mode"),

@@ -95,6 +95,12 @@ def test_the_cache_is_the_tenants():
     assert made == config.Cache(mode="Deterministic", scope="User", ttl_seconds=5400)
 
 
+def test_conversations_are_kept_until_deleted_unless_said_otherwise():
+    assert configuration.configuration(samples.resolved("acme")).conversations_retention_days is None
+    asked = samples.resolved("acme", ai={"conversations": {"retentionDays": 30}})
+    assert configuration.configuration(asked).conversations_retention_days == 30
+
+
 def test_the_leak_guard_is_the_tenants():
     assert configuration.configuration(samples.resolved("acme")).leak_guard == config.LeakGuard()
     asked = {"foreignTenant": "Warn", "secrets": "Block", "identifiers": ["project-x7"]}

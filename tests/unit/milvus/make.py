@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from tenantry.api.region import DataRegionSpec
-from tenantry.api.tenant import Cache, Compliance, LeakGuard, Retrieval
+from tenantry.api.tenant import Cache, Compliance, Conversations, LeakGuard, Retrieval
 from tenantry.api.tier import Documents, Features, Limits, Quota, ResourceAmounts, VectorIsolation
 from tenantry.credentials import Credentials
 from tenantry.resolve import Resolved, VectorChoice, Workload
@@ -69,6 +69,7 @@ def tenant(
         custom_instructions="",
         retrieval=Retrieval(),
         cache=Cache(),
+        conversations=Conversations(),
         leak_guard=LeakGuard(),
         limits=Limits(),
         budget=None,
