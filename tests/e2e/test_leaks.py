@@ -116,6 +116,31 @@ WAYS = (
         )
     ),
     Way("POST", "/dashboard/sign-in", nothing, shows=False),
+    Way(
+        "POST",
+        "/v1/responses",
+        lambda ids: {
+            "model": "gpt-4o",
+            "input": QUESTION,
+            "max_output_tokens": 200,
+            "tools": [{"type": "file_search", "vector_store_ids": [ids.store]}],
+        },
+    ),
+    Way("POST", "/v1/conversations", lambda _: {}, shows=False),
+    *(
+        Way(method, f"/v1/conversations{path}", (lambda _: {}) if method == "POST" else nothing, shows=False)
+        for method, path in (
+            ("GET", ""),
+            ("GET", "/{conversation_id}"),
+            ("POST", "/{conversation_id}"),
+            ("DELETE", "/{conversation_id}"),
+            ("GET", "/{conversation_id}/items"),
+            ("POST", "/{conversation_id}/items"),
+            ("GET", "/{conversation_id}/items/{item_id}"),
+            ("DELETE", "/{conversation_id}/items/{item_id}"),
+            ("POST", "/{conversation_id}/items/{item_id}/rating"),
+        )
+    ),
     Way("POST", "/dashboard/sign-out", nothing, shows=False),
     Way(
         "POST",
@@ -142,8 +167,15 @@ class Api:
         )
 
     def try_(self, way: Way, ids: Ids) -> httpx.Response:
+        none = "0" * 24
         path = way.path.format(
-            file_id=ids.file, vector_store_id=ids.store, model="gpt-4o", batch_id="vsfb_" + "0" * 24, name="style.css"
+            file_id=ids.file,
+            vector_store_id=ids.store,
+            model="gpt-4o",
+            batch_id=f"vsfb_{none}",
+            conversation_id=f"conv_{none}",
+            item_id=f"msg_{none}",
+            name="style.css",
         )
         body = way.body(ids)
         return self._http.request(way.method, path, **({"json": body} if body is not None else {}))
