@@ -1,6 +1,10 @@
-"""Property tests give the same cases in every run, and no clock fails them."""
+"""Property tests give the same cases in every run, and no clock fails them; in CI no test is skipped."""
 
 from hypothesis import HealthCheck, settings
+
+from tests.noskips import pytest_make_collect_report, pytest_runtest_makereport
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 
 settings.register_profile(
     "tenantry",

@@ -49,5 +49,6 @@ PACKAGES = {
     "prometheus": "/usr/bin/prometheus",
     "runc": "/usr/sbin/runc",
 }
-# A newer Debian has another PostgreSQL, a relative of it no such Chromium: tests skip what needs these, and say so.
+# A newer Debian has another PostgreSQL, a relative of it no such Chromium: tests skip what needs these, and say so
+# (in CI they fail).
 OPTIONAL_PACKAGES = frozenset({"postgresql-15", "chromium-headless-shell"})

