@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from tenantry_runtime import errors
 from tenantry_runtime.audit import Event
+from tenantry_runtime.bodies import Bodies
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.fields import deeper
 from tenantry_runtime.keys import Caller
@@ -122,7 +123,7 @@ class Call:
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object.  Raises 400 or 413."""
-        body = parse_object(await read_body(self.request, MAX_BODY))
+        body = parse_object(await read_body(self.request, MAX_BODY, self.service.bodies))
         if isinstance(model := body.get("model"), str):
             self.model = model  # for the metrics of a request that is refused, too
         return body
@@ -143,8 +144,8 @@ def _outcome(error: BaseException | None) -> tuple[int, str]:
     return 500, "internal_error"
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body; raises 413 as soon as it is known to be longer than `limit` bytes."""
+async def read_body(request: Request, limit: int, bodies: Bodies) -> bytes:
+    """The body; raises 413 as soon as it is known to be longer than `limit` bytes, 503 where memory has no room."""
     sentence = f"The body is larger than {limit} bytes: send less."
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
@@ -154,6 +155,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         size += len(part)
         if size > limit:
             raise errors.too_large(sentence)
+        bodies.grow(request.scope, size)
         parts.append(part)
     return b"".join(parts)
 

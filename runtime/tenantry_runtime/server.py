@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> None:
     service, file = load(settings)
     listeners = [_listen(settings.host, port) for port in (settings.port, settings.metrics_port)]
     ports = [listener.getsockname()[1] for listener in listeners]
-    app = Draining(create_app(service), service)
+    app = Draining(service.bodies.around(create_app(service)), service)
     api = _server(app, settings.grace_seconds)
     metrics = _server(create_metrics_app(service), 1)
 

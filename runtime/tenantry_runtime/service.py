@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tenantry_runtime import conversations
+from tenantry_runtime.bodies import Bodies
 from tenantry_runtime.cache import ResponseCache
 from tenantry_runtime.config import Credentials
 from tenantry_runtime.guard import Guard
@@ -16,7 +17,7 @@ from tenantry_runtime.ledger import Ledger
 from tenantry_runtime.live import LiveConfiguration
 from tenantry_runtime.metrics import Metrics
 from tenantry_runtime.provider import ProviderClient
-from tenantry_runtime.settings import CredentialsFile, Settings
+from tenantry_runtime.settings import BODY_BYTES, CredentialsFile, Settings
 from tenantry_runtime.store import Store
 from tenantry_runtime.vectors import Vectors
 
@@ -33,7 +34,7 @@ LEASE_MARGIN = 60
 class Service:
     """What the routes use.  `draining`: told to stop, so that `/readyz` says no."""
 
-    def __init__(self, credentials: Credentials, pool_size: int = 8) -> None:
+    def __init__(self, credentials: Credentials, pool_size: int = 8, body_bytes: int = BODY_BYTES) -> None:
         self.credentials = credentials
         self.store = Store(credentials.postgres, pool_size)
         self.vectors = Vectors(credentials.milvus)
@@ -43,6 +44,7 @@ class Service:
         self.guard = Guard(self.store, credentials.milvus.tag)
         self.metrics = Metrics()
         self.ingestion = Ingestion(self)
+        self.bodies = Bodies(body_bytes)
         self.uploads = asyncio.Semaphore(UPLOADS)
         self.cache = ResponseCache(self)
         self.draining = False
@@ -116,4 +118,4 @@ class Service:
 def load(settings: Settings) -> tuple[Service, CredentialsFile]:
     """The service of this process's environment.  Raises OSError or ValueError for unusable credentials."""
     file = CredentialsFile(settings.credentials)
-    return Service(file.load(), settings.pool_size), file
+    return Service(file.load(), settings.pool_size, settings.body_bytes), file

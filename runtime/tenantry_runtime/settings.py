@@ -12,6 +12,9 @@ from tenantry_runtime.config import Credentials
 
 log = logging.getLogger(__name__)
 
+BODY_BYTES = 32 * 1024 * 1024
+"""With the first bytes of each of the most connections there can be, an eighth of a runtime's memory by default."""
+
 
 class Settings(BaseSettings):
     """Environment variables, each with the prefix ``TENANTRY_``."""
@@ -30,6 +33,9 @@ class Settings(BaseSettings):
         default=130, description="After that: how long requests and streams may take; above the provider's timeout."
     )
     pool_size: int = Field(default=8, description="Database connections of the request path.")
+    body_bytes: int = Field(
+        default=BODY_BYTES, ge=0, description="Bytes that the JSON bodies of all requests may take together."
+    )
 
 
 class CredentialsFile:

@@ -55,7 +55,7 @@ class SignIn(Page):
     async def identify(self, call: Call) -> None:
         if not browser.from_here(call.request):
             raise errors.forbidden("Another page sent this form: open the sign-in page itself, and send it from there.")
-        body = (await read_body(call.request, _MOST)).decode("utf-8", "replace")
+        body = (await read_body(call.request, _MOST, call.service.bodies)).decode("utf-8", "replace")
         try:
             given = parse_qs(body, max_num_fields=8)["key"][0].strip()
         except (KeyError, ValueError):

@@ -174,6 +174,36 @@ def test_slow_clients_are_sent_away_and_hold_nobody_up(target: Replica, slow: di
     assert get(f"{target.url}/readyz")[0] == 200
 
 
+def test_what_slow_clients_send_is_bounded_for_all_of_them_together(everything: Tenant, world: World) -> None:
+    """Two slow clients have the room; a third large body is refused, a small one is not; when they go it fits."""
+    size, prompt = 900_000, b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "%s"}]}'
+    begun = head(world.key, "/v1/chat/completions", "POST", f"Content-Length: {size}") + b"\r\n" + b" " * (size - 99)
+    large = prompt % (b"x" * size)
+    asked = head(world.key, "/v1/chat/completions", "POST", f"Content-Length: {len(large)}") + b"\r\n" + large
+    with everything.replica(TENANTRY_BODY_BYTES="2000000") as replica:
+        slow = [connect(replica), connect(replica)]
+        try:
+            for connection in slow:
+                connection.sendall(begun)
+
+            def busy() -> bytes | None:
+                with connect(replica) as third:
+                    third.sendall(asked)
+                    answer = third.recv(65536, socket.MSG_PEEK)
+                    status, body = read_answer(third)
+                    return answer + body if status == 503 else None
+
+            answer = eventually(busy)  # what a client has sent is not what is read
+            assert b"bodies_busy" in answer
+            assert b"retry-after: 2" in answer.lower()
+            small = Sample(body={"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]})
+            assert send(replica, world.key, "POST", "/v1/chat/completions", small).status_code == 200
+        finally:
+            for connection in slow:
+                connection.close()
+        eventually(lambda: raw(replica, asked)[0] == 200)
+
+
 def test_many_connections_that_say_nothing_hold_nobody_up(target: Replica) -> None:
     before = memory(target)
     silent = [connect(target) for _ in range(500)]
