@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tenantry_runtime import errors, fields, tokens
+from tenantry_runtime import errors, fields, filters, tokens
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.conversation_items import Item, from_messages
 from tenantry_runtime.filters import Filter
@@ -228,10 +228,11 @@ def _retrieval(own: dict[str, Any], configuration: Configuration) -> RetrievalWi
     if own.get("retrieval") is False:
         return None
     wish = {} if own.get("retrieval") is True else fields.mapping(own, "retrieval") or {}
-    fields.only(wish, frozenset({"topK", "minScore", "vectorStoreIds"}), "tenantry.retrieval")
+    fields.only(wish, frozenset({"topK", "minScore", "vectorStoreIds", "filters"}), "tenantry.retrieval")
     score = fields.number(wish, "minScore", -1, 1)
     return RetrievalWish(
         top_k=fields.integer(wish, "topK", 1, 50) or setting.top_k,
         min_score=setting.min_score if score is None else score,
         stores=fields.ids(wish, "vectorStoreIds", 100) or None,
+        filters=filters.read(wish.get("filters"), "tenantry.retrieval.filters"),
     )

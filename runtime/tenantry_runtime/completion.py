@@ -122,6 +122,7 @@ async def _prepare(
         headers["x-tenantry-temperature"] = f"{request.temperature:g}"
     if thread:
         headers |= thread.headers()
+        thread.cite({hit.file_id: hit.filename for hit in hits[: len(passages)]})
         call.queries += 1  # the one that adds the answer, after the settlement which pays for it
     return Prepared(request, reservation, headers, body, estimate, hits[: len(passages)], ticket, thread=thread)
 

@@ -4,7 +4,7 @@ An item here is a finished object as `ConversationItem` of the SDK has it, with 
 text, function calls, their outputs, and file searches; images, files and other tools' items are refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -307,6 +307,18 @@ def answer_items(given: Item, status: str, identity: str) -> list[Item]:
         name, arguments = str(function.get("name") or ""), str(function.get("arguments") or "")
         own = call_identity(identity, call.get("index", position))
         items.append(function_call(str(call.get("id") or ""), name, arguments[:MAX_ANSWER], status, own))
+    return items
+
+
+def cited(items: list[Item], files: Mapping[str, str]) -> list[Item]:
+    """The same, each text with a citation of each of these files (id -> name), whose text the model was given."""
+    for item in items:
+        for part in item.get("content", ()):
+            if part["type"] == "output_text":
+                part["annotations"] = [
+                    {"type": "file_citation", "index": index, "file_id": file_id, "filename": filename}
+                    for index, (file_id, filename) in enumerate(files.items())
+                ]
     return items
 
 

@@ -45,6 +45,15 @@ class Compound:
 Filter = Comparison | Compound
 
 
+SCHEMA: dict[str, Any] = {
+    "type": ["object", "null"],
+    "description": "OpenAI's comparison or compound filter on the attributes of files.",
+    "required": ["type"],
+    "properties": {"type": {"type": "string", "enum": list(TYPES)}},
+}
+"""For the OpenAPI document."""
+
+
 def read(given: Any, where: str = "filters") -> Filter | None:
     """A request's filter; None where there is none.  Raises 422 with the place of what is wrong in it."""
     if given is None:

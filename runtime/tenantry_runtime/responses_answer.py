@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from tenantry_runtime import conversation_items
-from tenantry_runtime.conversation_items import Item, answer_items, call_identity
+from tenantry_runtime.conversation_items import Item, answer_items, call_identity, cited
 from tenantry_runtime.documents import new_id
 from tenantry_runtime.responses_request import ResponseRequest
 from tenantry_runtime.retrieval import Hit
@@ -23,17 +23,18 @@ class Answer:
 
     def __init__(self, request: ResponseRequest, hits: Sequence[Hit], message_id: str = "") -> None:
         self._request, self._hits = request, hits
+        self._files = {hit.file_id: hit.filename for hit in hits} if request.query else {}
         self.id = new_id("resp_")
         self.message_id = message_id or new_id("msg_")
         self.created_at = int(time.time())
 
     def shape(self, message: Item, status: str, identity: str) -> list[Item]:
         """The output items of a chat answer's message, as a conversation keeps them."""
-        return [*self._search(False), *self._cited(answer_items(message, status, identity))]
+        return [*self._search(False), *cited(answer_items(message, status, identity), self._files)]
 
     def output(self, said: Said) -> list[Item]:
         items = answer_items(said.message, said.status, self.message_id)
-        return [*self._search(self._request.results), *self._cited(items)]
+        return [*self._search(self._request.results), *cited(items, self._files)]
 
     def _search(self, results: bool) -> list[Item]:
         if not self._request.query:
@@ -50,21 +51,6 @@ class Answer:
         ]
         identity = "fs_" + self.message_id.removeprefix("msg_")
         return [conversation_items.file_search([self._request.query], found if results else None, identity)]
-
-    def citations(self) -> list[Item]:
-        """One of each file whose text the model was given."""
-        files = {hit.file_id: hit.filename for hit in self._hits} if self._request.query else {}
-        return [
-            {"type": "file_citation", "index": index, "file_id": file_id, "filename": filename}
-            for index, (file_id, filename) in enumerate(files.items())
-        ]
-
-    def _cited(self, items: list[Item]) -> list[Item]:
-        for item in items:
-            for part in item.get("content", ()):
-                if part["type"] == "output_text":
-                    part["annotations"] = self.citations()
-        return items
 
     def object(
         self,

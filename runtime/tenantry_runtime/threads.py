@@ -5,14 +5,14 @@ is there, the call's items and the answer are added in one statement; also where
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tenantry_runtime import conversations, errors
 from tenantry_runtime.call import Call, log
 from tenantry_runtime.config import Configuration
-from tenantry_runtime.conversation_items import Item, answer_items, item_bytes, to_messages
+from tenantry_runtime.conversation_items import Item, answer_items, cited, item_bytes, to_messages
 from tenantry_runtime.documents import new_id
 from tenantry_runtime.fields import is_id
 from tenantry_runtime.store import StoreUnavailableError
@@ -52,6 +52,14 @@ class Thread:
     answer_id: str = field(default_factory=lambda: new_id("msg_"))
     shape: Shape = answer_items
     stored: bool | None = None
+
+    def cite(self, files: Mapping[str, str]) -> None:
+        """Keep the answer with a citation of each of these files (id -> name)."""
+
+        def shape(message: Item, status: str, identity: str) -> list[Item]:
+            return cited(answer_items(message, status, identity), files)
+
+        self.shape = shape
 
     def headers(self) -> dict[str, str]:
         """What streams say too."""

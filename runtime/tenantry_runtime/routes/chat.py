@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from tenantry_runtime import chat_request, completion
+from tenantry_runtime import chat_request, completion, filters
 from tenantry_runtime.answers import json_answer
 from tenantry_runtime.call import Call
 from tenantry_runtime.endpoint import Endpoint
@@ -81,6 +81,7 @@ ROUTES = (
                                         "topK": {"type": "integer", "minimum": 1, "maximum": 50},
                                         "minScore": {"type": "number", "minimum": -1, "maximum": 1},
                                         "vectorStoreIds": {"type": "array", "items": {"type": "string"}},
+                                        "filters": filters.SCHEMA,
                                     },
                                 },
                             ],

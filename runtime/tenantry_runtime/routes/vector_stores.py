@@ -282,12 +282,7 @@ ROUTES = (
                         {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 10},
                     ]
                 },
-                "filters": {
-                    "type": ["object", "null"],
-                    "description": "OpenAI's comparison or compound filter on the attributes of files.",
-                    "required": ["type"],
-                    "properties": {"type": {"type": "string", "enum": list(filters.TYPES)}},
-                },
+                "filters": filters.SCHEMA,
                 "max_num_results": {"type": "integer", "minimum": 1, "maximum": 50},
                 "ranking_options": {
                     "type": "object",

@@ -103,8 +103,26 @@ def test_an_answer_comes_from_the_document(home: Tenant, client: openai.OpenAI, 
     answer = other.chat.completions.create(model="gpt-4o-mini", messages=QUESTION)
     assert "45 days" in answer.choices[0].message.content
     assert answer.model_extra["tenantry"]["documents"][0]["file_id"] == file
-    pieces = other.chat.completions.create(model="gpt-4o-mini", messages=QUESTION, stream=True)
+    # a stream says so in its first chunk, and what the SDK makes of the chunks has it
+    pieces = list(other.chat.completions.create(model="gpt-4o-mini", messages=QUESTION, stream=True))
     assert "45 days" in "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert pieces[0].model_extra["tenantry"]["documents"] == answer.model_extra["tenantry"]["documents"]
+    with other.chat.completions.stream(model="gpt-4o-mini", messages=QUESTION) as stream:
+        final = stream.get_final_completion()
+    assert "45 days" in final.choices[0].message.content
+    assert final.model_extra["tenantry"]["documents"][0]["filename"] == "handbook.md"
+
+    talk = client.conversations.create().id  # so does what a conversation keeps
+    for streamed in (False, True):
+        said = client.chat.completions.create(
+            model="gpt-4o-mini", messages=QUESTION, stream=streamed, extra_body={"tenantry": {"conversation": talk}}
+        )
+        assert list(said)
+        kept = client.conversations.items.list(talk, limit=1).data[0].content[0].annotations
+        assert [(cited.type, cited.file_id, cited.filename) for cited in kept] == [
+            ("file_citation", file, "handbook.md")
+        ]
+    client.conversations.delete(talk)
 
     def ask(retrieval: object) -> str:
         extra = {"tenantry": {"retrieval": retrieval}}
@@ -114,6 +132,11 @@ def test_an_answer_comes_from_the_document(home: Tenant, client: openai.OpenAI, 
     assert "45 days" in ask({"topK": 1, "vectorStoreIds": [store]})
     assert "45 days" not in ask(False)
     assert "45 days" not in ask({"minScore": 1.0})
+    assert "45 days" in ask({"filters": {"type": "eq", "key": "kind", "value": "test"}})
+    assert "45 days" not in ask({"filters": {"type": "eq", "key": "kind", "value": "x' OR true --"}})
+    with pytest.raises(openai.UnprocessableEntityError) as wrong:
+        ask({"filters": {"type": "like", "key": "kind", "value": "%"}})
+    assert wrong.value.param == "tenantry.retrieval.filters"
     empty = client.vector_stores.create(name="empty").id
     assert "45 days" not in ask({"vectorStoreIds": [empty]})
     with pytest.raises(openai.NotFoundError):

@@ -42,11 +42,21 @@ def run(words: list[str], environment: dict[str, str], folder: Path) -> str:
     return done.stdout
 
 
+def told(said: str) -> None:
+    """What both languages say of documents and conversations."""
+    assert "terms.md" in said
+    assert said.count("Returns are free for 45 days.") >= 5  # whole, streamed, filtered, and twice in a conversation
+    assert re.search(r"^from terms.md ", said, re.MULTILINE)
+    assert re.search(r"^\[ ?'terms.md' ?\]$", said, re.MULTILINE)
+    assert re.search(r"^conv_\w+ Returns$", said, re.MULTILINE)
+    assert "assistant Returns are free for 45 days." in said
+    assert "rated up" in said
+
+
 def test_python(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "guide.py").write_text(snippets("python"))
     said = run([sys.executable, "guide.py"], environment, tmp_path)
-    assert "Returns are free for 45 days." in said
-    assert "terms.md" in said
+    told(said)
     assert "model_not_allowed" in said
     assert re.search(r"^\d{4}-\d\d \d+\.\d{9} USD$", said, re.MULTILINE)
     assert "chat.completions.create" in said
@@ -64,7 +74,6 @@ def test_javascript(environment: dict[str, str]) -> None:
         run([node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], environment, folder)
     (folder / "guide.mjs").write_text(snippets("javascript"))
     said = run([node, "guide.mjs"], environment, folder)
-    assert "Returns are free for 45 days." in said
-    assert "terms.md" in said
+    told(said)
     assert re.search(r"^\d{4}-\d\d \d+\.\d{9} USD$", said, re.MULTILINE)
     assert "chat.completions.create" in said

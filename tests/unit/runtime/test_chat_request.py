@@ -6,6 +6,7 @@ import pytest
 
 from tenantry_runtime import chat_request
 from tenantry_runtime.errors import ApiError
+from tenantry_runtime.filters import Comparison
 
 from .configuration import configuration
 
@@ -42,6 +43,10 @@ HELLO = [{"role": "user", "content": "hi"}]
         ({"messages": HELLO, "tenantry": {"retrieval": {"minScore": "x"}}}, "minScore"),
         ({"messages": HELLO, "tenantry": {"retrieval": {"vectorStoreIds": ['x" or 1']}}}, "vectorStoreIds"),
         ({"messages": HELLO, "tenantry": {"retrieval": {"filter": "1"}}}, "tenantry.retrieval.filter"),
+        (
+            {"messages": HELLO, "tenantry": {"retrieval": {"filters": {"type": "like", "key": "a", "value": "b"}}}},
+            "tenantry.retrieval.filters",
+        ),
     ],
 )
 def test_bad_fields_are_named(body: dict[str, Any], param: str) -> None:
@@ -101,6 +106,7 @@ def test_retrieval_is_on_unless_the_request_says_no() -> None:
     assert wish(None) == wish(True) == wish({}) == chat_request.RetrievalWish(5, 0.2, None)
     assert wish(False) is None
     assert wish({"topK": 2, "minScore": 0, "vectorStoreIds": ["vs_1"]}) == chat_request.RetrievalWish(2, 0, ["vs_1"])
+    assert wish({"filters": {"type": "eq", "key": "k", "value": "v"}}).filters == Comparison("eq", "k", "v")
 
 
 def test_the_question_is_the_last_of_the_users() -> None:
