@@ -19,7 +19,7 @@ from tenantry_runtime.bodies import Bodies
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.fields import deeper
 from tenantry_runtime.keys import Caller
-from tenantry_runtime.ledger import Need, Reservation, Usage
+from tenantry_runtime.ledger import Need, Reservation, Uncounted, Usage
 from tenantry_runtime.provider import NotSentError
 from tenantry_runtime.recording import Record
 from tenantry_runtime.store import Row, StoreUnavailableError
@@ -84,7 +84,7 @@ class Call:
         event.basic |= {"model": need.model, "prices": self.configuration.prices_version}
         return await self.service.ledger.reserve(self.configuration, self.caller, need, event)
 
-    async def settle(self, reservation: Reservation, usage: Usage, *, released: bool = False) -> None:
+    async def settle(self, reservation: Reservation, usage: Usage | Uncounted, *, released: bool = False) -> None:
         """Settle a reservation of this request's, to the end even where the request is cancelled meanwhile.
 
         The outcome row tells the error that is on its way to the client while this is called (in a `finally`), or

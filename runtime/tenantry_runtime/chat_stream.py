@@ -8,11 +8,12 @@ from typing import Any
 import aiohttp
 import orjson
 
-from tenantry_runtime import errors, guard, tokens
+from tenantry_runtime import errors, guard
 from tenantry_runtime.call import Call
 from tenantry_runtime.guard_stream import GuardedStream
 from tenantry_runtime.ledger import Reservation, Usage
 from tenantry_runtime.provider import NotSentError, usage_of
+from tenantry_runtime.tokenizer import Produced, Unsaid
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +21,13 @@ log = logging.getLogger(__name__)
 class ChatStream:
     """Asks the provider for usage always; whoever sends the chunks on hides it from a client that did not ask."""
 
-    def __init__(self, call: Call, reservation: Reservation, estimate: int) -> None:
+    def __init__(self, call: Call, reservation: Reservation) -> None:
         self._call = call
         self._reservation = reservation
-        self._estimate = estimate
+        self._body: dict[str, Any] = {}
         self._guarded = GuardedStream(call)
         self._usage: Usage | None = None
-        self._produced = 0
+        self._produced = Produced()
         self._started = False
         self._settled = False
 
@@ -37,6 +38,7 @@ class ChatStream:
         away), it stops the provider and settles what was produced.
         """
         service = self._call.service
+        self._body = body
         sent = True
         try:
             try:
@@ -89,26 +91,18 @@ class ChatStream:
             self._reservation.event.error = "upstream_error"
             return errors.upstream_failed("The model provider failed in mid-answer. Try again.").body()
         for choice in chunk.get("choices") or []:
-            self._count(choice.get("delta") if isinstance(choice, dict) else None)
+            if isinstance(choice, dict):
+                self._produced.add(choice.get("index"), choice.get("delta"))
         if usage := usage_of(chunk):
             self._usage = usage
         return chunk
-
-    def _count(self, delta: Any) -> None:
-        """Add what a piece holds, in characters: for an answer whose usage nobody tells."""
-        if isinstance(delta, dict):
-            for name in ("content", "refusal", "reasoning_content"):
-                if isinstance(text := delta.get(name), str):
-                    self._produced += tokens.byte_length(text)
-            if calls := delta.get("tool_calls"):
-                self._produced += len(orjson.dumps(calls))
 
     async def _settle(self, released: bool = False) -> None:
         if self._settled:
             return
         self._settled = True
         self._guarded.tell()
-        usage = self._usage
-        if usage is None:
-            usage = Usage() if released else Usage(self._estimate, -(-self._produced // 4), estimated=True)
+        usage: Usage | Unsaid = Usage()
+        if not released:
+            usage = self._usage or Unsaid.of_chat(self._body, self._produced)
         await self._call.settle(self._reservation, usage, released=released)

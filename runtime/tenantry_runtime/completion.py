@@ -17,6 +17,7 @@ from tenantry_runtime.ledger import Need, Reservation, Usage
 from tenantry_runtime.prompt import Passage
 from tenantry_runtime.provider import NotSentError, usage_of
 from tenantry_runtime.retrieval import MAX_QUESTION, Hit, State, search
+from tenantry_runtime.tokenizer import Produced, Unsaid
 
 MAX_CONTEXT = 4000
 """Tokens of documents that go with a question at most."""
@@ -26,16 +27,15 @@ MAX_CONTEXT = 4000
 class Prepared:
     """A call that may be made, and has to be: `whole` or `stream` settles its reservation.
 
-    `body` is what the provider is sent, `estimate` the tokens of its input, `hits` the passages that it holds,
-    `headers` what the answer carries.  `ticket`: the answer may be kept for others; `answer`: it was found there,
-    and nothing is left to be settled.  `thread`: the conversation that the answer is added to.
+    `body` is what the provider is sent, `hits` the passages that it holds, `headers` what the answer carries.
+    `ticket`: the answer may be kept for others; `answer`: it was found there, and nothing is left to be settled.
+    `thread`: the conversation that the answer is added to.
     """
 
     request: ChatRequest
     reservation: Reservation
     headers: dict[str, str]
     body: dict[str, Any] = field(default_factory=dict)
-    estimate: int = 0
     hits: list[Hit] = field(default_factory=list)
     ticket: Ticket | None = None
     answer: dict[str, Any] | None = None
@@ -124,7 +124,7 @@ async def _prepare(
         headers |= thread.headers()
         thread.cite({hit.file_id: hit.filename for hit in hits[: len(passages)]})
         call.queries += 1  # the one that adds the answer, after the settlement which pays for it
-    return Prepared(request, reservation, headers, body, estimate, hits[: len(passages)], ticket, thread=thread)
+    return Prepared(request, reservation, headers, body, hits[: len(passages)], ticket, thread=thread)
 
 
 def _describe(call: Call, request: ChatRequest, hits: Sequence[Hit]) -> None:
@@ -200,10 +200,11 @@ async def whole(call: Call, prepared: Prepared) -> dict[str, Any]:
 
 async def _provided(call: Call, prepared: Prepared) -> dict[str, Any]:
     # Where the provider's answer is lost, it may have been made: what was sent is owed.
-    usage, released = Usage(prepared.estimate, 0, estimated=True), False
+    usage: Usage | Unsaid = Unsaid.of_chat(prepared.body)
+    released = False
     try:
         answer = await call.service.provider.json("/chat/completions", prepared.body)
-        usage = usage_of(answer) or Usage(prepared.estimate, _produced(answer), estimated=True)
+        usage = usage_of(answer) or Unsaid.of_chat(prepared.body, Produced.of_answer(answer))
         return call.service.guard.answer(call, answer)
     except NotSentError as error:
         usage, released = Usage(), True
@@ -215,12 +216,6 @@ async def _provided(call: Call, prepared: Prepared) -> dict[str, Any]:
 def _keep(call: Call, prepared: Prepared, answer: dict[str, Any] | None) -> None:
     if prepared.ticket:
         call.service.cache.keep(prepared.ticket, answer, prepared.hits)
-
-
-def _produced(answer: dict[str, Any]) -> int:
-    choices = answer.get("choices")
-    messages = [choice.get("message") for choice in choices or [] if isinstance(choice, dict)]
-    return sum(tokens.estimate(tokens.message_text(message)) for message in messages if isinstance(message, dict))
 
 
 async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
@@ -254,7 +249,7 @@ async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
 
 def _chunks(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
     """The provider's chunks; put together for the cache where the answer may be kept."""
-    chunks = ChatStream(call, prepared.reservation, prepared.estimate).chunks(prepared.body)
+    chunks = ChatStream(call, prepared.reservation).chunks(prepared.body)
     if prepared.ticket is None:
         return chunks
 

@@ -25,6 +25,7 @@ from tenantry_runtime.provider import NotSentError
 from tenantry_runtime.reading import DeletedError, Reading, parts
 from tenantry_runtime.retrieval import chunk_id
 from tenantry_runtime.store import StoreUnavailableError
+from tenantry_runtime.tokenizer import Unsaid
 from tenantry_runtime.vectors import Chunk, VectorsUnavailableError
 
 if TYPE_CHECKING:
@@ -252,7 +253,8 @@ class Ingestion:
         event = Event("api_call", "vector_stores.files.ingest", "file", work.file_id)
         event.basic |= {"model": model, "prices": configuration.prices_version, "chunks": len(texts)}
         reservation = await self._service.ledger.reserve(configuration, work.caller, need, event)
-        usage, released = Usage(need.input_tokens, 0, estimated=True), False
+        usage: Usage | Unsaid = Unsaid.of_embeddings(model, texts)
+        released = False
         try:
             vectors, usage = await self._service.provider.embed(model, texts, configuration.embedding.dimension)
             return vectors

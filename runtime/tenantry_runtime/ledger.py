@@ -9,7 +9,7 @@ import contextlib
 import logging
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 from psycopg.errors import UniqueViolation
@@ -52,12 +52,27 @@ class Need:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a call did use.  `cached_tokens` are those of the input that the provider had cached."""
+    """What a call did use.  `cached_tokens` are those of the input that the provider had cached.
+
+    `counted_by` names the tokenizer where the provider did not say it.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
-    estimated: bool = False
     cached_tokens: int = 0
+    counted_by: str = ""
+
+    @property
+    def estimated(self) -> bool:
+        return self.counted_by != ""
+
+
+class Uncounted(Protocol):
+    """What a call used, still to be counted."""
+
+    async def usage(self) -> Usage:
+        """Never raises."""
+        ...
 
 
 @dataclass
@@ -150,7 +165,7 @@ class Ledger:
     async def settle(
         self,
         reservation: Reservation,
-        usage: Usage,
+        usage: Usage | Uncounted,
         *,
         released: bool = False,
         queries: int = 0,
@@ -165,6 +180,8 @@ class Ledger:
         reservation.event.outcome = status
         self._count(reservation.event)
         state = "released" if released else "settled"
+        if not isinstance(usage, Usage):
+            usage = await usage.usage()
         values = _settlement(reservation, usage, state, status, error, queries, searches)
         try:
             await self._store.fetch(_SETTLE, values)
@@ -236,6 +253,8 @@ def _settlement(
         "output": usage.output_tokens,
         "estimated": usage.estimated,
     }
+    if usage.estimated:
+        event.basic["counted_by"] = usage.counted_by
     return (
         reservation.id,
         state,

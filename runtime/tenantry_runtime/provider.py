@@ -13,9 +13,10 @@ from typing import Any, TypeGuard
 import aiohttp
 import orjson
 
-from tenantry_runtime import errors, tokens
+from tenantry_runtime import errors
 from tenantry_runtime.config import Provider
 from tenantry_runtime.ledger import Usage
+from tenantry_runtime.tokenizer import Unsaid
 
 _MAX_ANSWER = 32 * 1024 * 1024
 _MAX_EVENT = 4 * 1024 * 1024
@@ -101,8 +102,8 @@ class ProviderClient:
         async with self._post(path, body) as response:
             yield _events(response)
 
-    async def embed(self, model: str, texts: list[str], dimension: int) -> tuple[list[list[float]], Usage]:
-        """One vector of `dimension` numbers a text.  Raises as `json` does."""
+    async def embed(self, model: str, texts: list[str], dimension: int) -> tuple[list[list[float]], Usage | Unsaid]:
+        """One vector of `dimension` numbers a text, and what that used.  Raises as `json` does."""
         body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         if model.startswith("text-embedding-3"):
             body["dimensions"] = dimension
@@ -116,7 +117,7 @@ class ProviderClient:
             raise errors.upstream_failed(
                 f"The model provider's embeddings do not have the {dimension} dimensions of this tenant's vectors."
             )
-        return vectors, usage_of(answer) or Usage(sum(map(tokens.estimate, texts)), 0, estimated=True)
+        return vectors, usage_of(answer) or Unsaid.of_embeddings(model, texts)
 
 
 def usage_of(answer: dict[str, Any]) -> Usage | None:

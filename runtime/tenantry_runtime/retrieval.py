@@ -10,6 +10,7 @@ from tenantry_runtime.call import Call, log
 from tenantry_runtime.filters import Filter, as_sql
 from tenantry_runtime.ledger import Need, Usage
 from tenantry_runtime.provider import NotSentError
+from tenantry_runtime.tokenizer import Unsaid
 from tenantry_runtime.vectors import Found, VectorsUnavailableError
 
 MAX_QUESTION = 4000
@@ -122,10 +123,11 @@ async def search(
     )
     reservation = await call.reserve(need, event)
     call.searched += 1
-    usage, released = Usage(), True
+    # Where the provider's answer is lost, it may have been made: what was sent is owed.
+    usage: Usage | Unsaid = Unsaid.of_embeddings(embedding.model, question)
+    released = False
     try:
         vectors, usage = await call.service.provider.embed(embedding.model, [question], embedding.dimension)
-        released = False
         call.searches += 1
         found = await call.service.vectors.search(
             vectors[0], scope.limit, embedding.metric, scope.places, state.settling
@@ -136,6 +138,7 @@ async def search(
         event.detailed["documents"] = [hit.file_id for hit in hits]
         return hits
     except NotSentError as error:
+        usage, released = Usage(), True
         raise error.error from None
     except VectorsUnavailableError:
         raise errors.vectors_unavailable() from None

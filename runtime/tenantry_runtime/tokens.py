@@ -1,8 +1,9 @@
-"""How many tokens a text may have, without the provider's tokenizer.
+"""How many tokens a text may have, before a call: without a tokenizer.
 
 Two numbers, for two uses.  The minute's and day's limits take an estimate, which the settlement corrects by
 the provider's own count.  Money takes a bound that no byte-level tokenizer can exceed (a token is at least one
-byte), so that what was reserved always covers what is owed.
+byte), so that what was reserved always covers what is owed.  A tokenizer's count would be nearer, and could be less
+than the provider's own; it serves where a provider does not say what a call did use (see `tokenizer`).
 """
 
 import math

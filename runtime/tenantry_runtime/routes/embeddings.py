@@ -10,6 +10,7 @@ from tenantry_runtime.call import Call
 from tenantry_runtime.endpoint import Endpoint
 from tenantry_runtime.ledger import Need, Usage
 from tenantry_runtime.provider import NotSentError, usage_of
+from tenantry_runtime.tokenizer import Unsaid
 
 _FIELDS = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
 MAX_INPUTS = 2048
@@ -62,7 +63,8 @@ async def create_embedding(call: Call) -> Response:
     call.event.basic["inputs"] = 1 if isinstance(body["input"], str) else len(body["input"])
     need = Need(kind="embeddings", model=model, input_tokens=estimate, input_bound=bound)
     reservation = await call.reserve(need)
-    usage, released = Usage(estimate, 0, estimated=True), False
+    usage: Usage | Unsaid = Unsaid.of_embeddings(model, sent["input"])
+    released = False
     try:
         answer = await call.service.provider.json("/embeddings", sent)
         usage = usage_of(answer) or usage

@@ -46,7 +46,7 @@ class Upstream:
     """`events`: a stream's chunks, a number among them being seconds to wait; `answer`: a whole answer.
 
     While `gate` is clear, requests wait; so many `failures` come before the answers.  `asked` holds what was asked of
-    chat, `embedded` of embeddings.
+    chat, `embedded` of embeddings, whose usage is told where `tells_usage`.
     """
 
     def __init__(self) -> None:
@@ -82,6 +82,7 @@ class Upstream:
         self.status = 200
         self.failures = 0
         self.all_that_is_granted = False
+        self.tells_usage = True
         self.delay = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -106,7 +107,8 @@ class Upstream:
         data = [{"object": "embedding", "index": n, "embedding": _vector(text, body)} for n, text in enumerate(texts)]
         used = EMBEDDING_TOKENS * len(texts)
         usage = {"prompt_tokens": used, "total_tokens": used}
-        return JSONResponse({"object": "list", "model": body["model"], "data": data, "usage": usage})
+        told = {"usage": usage} if self.tells_usage else {}
+        return JSONResponse({"object": "list", "model": body["model"], "data": data, **told})
 
     async def _chat(self, request: Request) -> Response:
         body = json.loads(await request.body())
