@@ -29,6 +29,7 @@ from tenantry.handlers import Ended, Watches, WatchesFailed, resync, watch
 from tenantry.leader import Leader, LostLeadership
 from tenantry.leaklists import LeakLists
 from tenantry.metrics import Metrics
+from tenantry.preparation import Preparation
 from tenantry.queue import CALM_SECONDS, NEW_SECONDS, SOON_SECONDS, Queue
 from tenantry.reconcile import Reconciler
 from tenantry.regions import Regions
@@ -128,6 +129,7 @@ class Operator:
         )
         self.queue = reconciler.queue = queue
         self.view.notify = queue.add
+        preparation = Preparation(self.view, self.regions, derived)
         leaks = LeakLists(self.view, self.regions, derived, self.metrics, self.believed)
         watches = Watches(self.kubernetes, self.view, queue)
         await watches.start()
@@ -138,6 +140,7 @@ class Operator:
             group.create_task(watches.run())
             group.create_task(resync(watches, settings.resync_seconds))
             group.create_task(keep_purging(self.view, self.regions, self.metrics, settings.resync_seconds))
+            group.create_task(preparation.keep())
             group.create_task(leaks.keep())
             group.create_task(queue.run())
 

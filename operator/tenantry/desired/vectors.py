@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tenantry import names
+from tenantry.api.region import DataRegionSpec
 from tenantry.api.tier import VectorIsolation
 from tenantry.credentials import FIRST, SLOTS, Credentials, Logins
-from tenantry.resolve import Resolved
+from tenantry.resolve import Resolved, VectorChoice
 
 DEFAULT_DATABASE = "default"
 
@@ -33,6 +34,7 @@ class Place:
     database: str
     collection: str
     partition: str | None
+    """Set where the collection is shared; empty for the collection alone, before it has tenants."""
     tag: str
     """The Tenant's UID without dashes, carried by every chunk."""
 
@@ -181,31 +183,59 @@ def plan(
 
     The user of the generation before is left as it is until its time is over, then it is `ended`.
     """
-    ended: tuple[str, ...] = ()
-    choice = resolved.vectors
+    choice, spec = resolved.vectors, resolved.region_spec
     if place.partition is not None:
-        role, user = shared_role(place.collection), shared_user(place.collection, shared.used)
-        password = credentials.shared_milvus(region_uid, place.collection, shared.used)
-        ended = tuple(shared_user(place.collection, number) for number in shared.ended)
-        mark = shared_mark(choice.embedding_model, choice.dimension, choice.metric)
-    else:
-        users = own_users(resolved.uid)
-        role, user = own_role(resolved.uid), users[logins.generation % 2]
-        password = credentials.milvus(resolved.uid, logins.generation)
-        mark = own_mark(resolved.uid)
-        if logins.generation and not logins.vectors_previous:
-            ended = (users[(logins.generation - 1) % 2],)
-    login = resolved.region_spec.milvus.credentials_secret is not None
+        return shared_plan(choice, spec, place, credentials, region_uid, shared)
+    users = own_users(resolved.uid)
+    ended = (users[(logins.generation - 1) % 2],) if logins.generation and not logins.vectors_previous else ()
+    user, password = users[logins.generation % 2], credentials.milvus(resolved.uid, logins.generation)
+    return _plan(choice, spec, place, own_mark(resolved.uid), own_role(resolved.uid), (user, password), ended)
+
+
+def shared_plan(
+    choice: VectorChoice,
+    spec: DataRegionSpec,
+    place: Place,
+    credentials: Credentials,
+    region_uid: str,
+    shared: SharedUsers = SharedUsers(),
+) -> VectorPlan:
+    """What must exist of a shared collection, and of the partition that `place` names."""
+    collection = place.collection
+    mark = shared_mark(choice.embedding_model, choice.dimension, choice.metric)
+    password = credentials.shared_milvus(region_uid, collection, shared.used)
+    ended = tuple(shared_user(collection, number) for number in shared.ended)
+    login = shared_user(collection, shared.used), password
+    return _plan(choice, spec, place, mark, shared_role(collection), login, ended)
+
+
+def first_shared(choice: VectorChoice) -> Place:
+    """The first shared collection of a combination, with no tenant in it yet."""
+    prefix = shared_prefix(choice.embedding_model, choice.dimension, choice.metric)
+    return Place(DEFAULT_DATABASE, f"{prefix}1", "", "")
+
+
+def _plan(
+    choice: VectorChoice,
+    spec: DataRegionSpec,
+    place: Place,
+    mark: str,
+    role: str,
+    login: tuple[str, str],
+    ended: tuple[str, ...],
+) -> VectorPlan:
+    if spec.milvus.credentials_secret is None:
+        login, ended = ("", ""), ()
     return VectorPlan(
         place=place,
         mark=mark,
         dimension=choice.dimension,
         metric=choice.metric,
         role=role,
-        user=user if login else "",
-        password=password if login else "",
+        user=login[0],
+        password=login[1],
         grants=grants(place, choice.isolation),
-        ended=ended if login else (),
+        ended=ended,
     )
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests import samples
-from tests.integration.operator.world import GROUP, NAMESPACE, World, until
+from tests.integration.operator.world import GROUP, NAMESPACE, World, region, until
 
 FIRST_TEMPLATE = "You work for {{ tenantName }}."
 
@@ -79,7 +79,6 @@ def test_an_unknown_tier_or_region_stalls_and_heals_when_it_comes(operator):
     assert "DataRegion 'moon' does not exist" in message
     assert "TenantTier 'gold' does not exist (there are: enterprise, free, pro)" in message
     assert world.condition("early", "Stalled")["status"] == "True"
-    from tests.integration.operator.world import region
 
     world.create(f"{GROUP}/dataregions", region(world, "moon", default=False))
     world.create(f"{GROUP}/tenanttiers", samples.tier_manifest("pro") | {"metadata": {"name": "gold"}})
@@ -193,3 +192,26 @@ def test_events_and_logs_say_what_happened_and_hold_no_secret(operator):
         assert json.loads(line)["message"]
     for secret in secrets:
         assert secret not in said
+
+
+def test_a_new_region_is_prepared_before_its_first_tenant(operator):
+    world = operator
+    usual = {"model": "text-embedding-3-small", "dimension": 24, "metric": "L2"}
+    world.create(f"{GROUP}/dataregions", region(world, "early", default=False, embedding=usual))
+    try:
+        with world.vectors() as client:
+            found = until(lambda: [n for n in client.list_collections() if "_24_l2_" in n], "a shared collection")
+            (collection,) = found
+            until(lambda: "Loaded" in str(client.get_load_state(collection)["state"]), "it serves")
+            assert client.list_partitions(collection) == ["_default"]
+            users = until(lambda: [u for u in client.list_users() if u.startswith("s_")], "its user")
+        uid = world.tenant("early-bird", region="early")
+        assert world.ready("early-bird")["status"]["pinned"]["collection"] == collection
+        assert [p for p in world.places(uid) if p.startswith("t_")]
+        with world.vectors() as client:
+            assert [n for n in client.list_collections() if "_24_l2_" in n] == [collection], "made twice"
+            assert set(users) <= set(client.list_users())
+    finally:
+        world.remove(f"{GROUP}/tenants/early-bird")
+        world.deleted("early-bird")
+        world.remove(f"{GROUP}/dataregions/early")

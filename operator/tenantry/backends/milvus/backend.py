@@ -18,7 +18,7 @@ from tenantry.backends.milvus.inventory import inventory
 from tenantry.backends.milvus.storage import Load, Storage
 from tenantry.desired import vectors
 from tenantry.desired.vectors import DEFAULT_DATABASE, Place, VectorPlan
-from tenantry.resolve import Resolved
+from tenantry.resolve import Resolved, VectorChoice
 
 SPREAD = 1000
 """Tenants in one shared collection before the next is made; Milvus' own limit is 1,024 partitions or more."""
@@ -127,6 +127,11 @@ class MilvusBackend:
             self._reserved[place.collection].add(place.tag)
             return place
 
+    async def started(self, choice: VectorChoice) -> bool:
+        """Whether there is any shared collection of this combination."""
+        prefix = vectors.shared_prefix(choice.embedding_model, choice.dimension, choice.metric)
+        return any(vectors.shared_number(prefix, name) for name in await self._storage.collections())
+
     async def shared_users(self, collection: str) -> frozenset[int]:
         """The numbers of the runtimes' users on a shared collection; none where nobody logs in."""
         if not self._server.user or not await self._secured():
@@ -139,7 +144,10 @@ class MilvusBackend:
             return self._users[collection]
 
     async def ensure(self, plan: VectorPlan) -> VectorsSeen:
-        """Make the plan hold; writes only what differs.  At rest that is one to three reads."""
+        """Make the plan hold; writes only what differs.  At rest that is one to three reads.
+
+        With a place that names no partition, the shared collection alone.
+        """
         place = plan.place
         secured = await self._secured()
         secured = secured and bool(plan.user)
@@ -151,7 +159,7 @@ class MilvusBackend:
             made = await self._hold_own(plan, secured)
         else:
             written += await self._hold_shared(plan, secured)
-            made = await self._storage.ensure_partition(plan)
+            made = await self._storage.ensure_partition(plan) if place.partition else []
             if any(step.startswith("loading") for step in made):  # someone took it out of memory: look at all of it
                 self._memory.forget(_shared(place.collection, plan.user))
             self._reserved[place.collection].discard(place.tag)
