@@ -247,6 +247,13 @@ def channel(tenant_uid: str) -> str:
     return "tenantry_" + tenant_uid.replace("-", "")
 
 
+LEAKS_CHANNEL = "tenantry_leaks"
+"""The NOTIFY channel (without a payload) that says: the leak list of this database has changed.
+
+Anybody in the database may say so: it asks for a look at the list's version, no more.
+"""
+
+
 def nano_dollars(amount: Decimal | str) -> int:
     """Dollars to nano-dollars; raises ValueError for what has more than nine decimals."""
     scaled = Decimal(amount) * NANO

@@ -5,7 +5,9 @@ back, and told in the request's audit event: how many of which kind, never what.
 """
 
 import asyncio
+import contextlib
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFRESH = 10.0
-"""Seconds between two looks at the version of the list of identifiers."""
+"""Seconds between two looks at the version of the list of identifiers, where no notice of a change comes."""
+SPREAD = 0.5, 1.5
+"""Seconds, at random, from a notice to the look: all runtimes of a region hear it at once, and anybody may give it."""
 PATIENCE = 3.0
 """Seconds that the first requests wait for the list to be read; nothing passes before it was."""
 NOT_TEXT = frozenset({"role", "type", "id", "tool_call_id", "call_id", "finish_reason", "object"})
@@ -61,6 +65,7 @@ class Guard:
         self._told = ""
         self.detector = Detector()
         self.loaded = asyncio.Event()
+        self.changed = asyncio.Event()
 
     async def run(self) -> None:
         """Read the list, and again after each change, until cancelled; where it can't be read, the last one holds."""
@@ -74,7 +79,17 @@ class Guard:
                 log.exception(
                     "the list of other tenants' identifiers is not understood: the last one that was is in use"
                 )
-            await asyncio.sleep(REFRESH if self.loaded.is_set() else 1)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until shortly after a notice of a change (`changed`), or for `REFRESH`."""
+        if not self.loaded.is_set():
+            await asyncio.sleep(1)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.changed.wait(), REFRESH)
+            await asyncio.sleep(random.uniform(*SPREAD))  # noqa: S311 - nothing secret
+        self.changed.clear()
 
     async def _refresh(self) -> None:
         there = await self._store.one(_THERE)

@@ -1,12 +1,18 @@
-"""The tenant's configuration as it is now: read at start, on NOTIFY, and now and then in case one was missed."""
+"""The tenant's configuration as it is now: read at start, on NOTIFY, and now and then in case one was missed.
+
+The connection that listens also hears that the region's leak list has changed, and passes that on.
+"""
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+from typing import Any
 
 import psycopg
 
 from tenantry_runtime import prompt
-from tenantry_runtime.config import Configuration, Postgres, channel
+from tenantry_runtime.config import LEAKS_CHANNEL, Configuration, Postgres, channel
 from tenantry_runtime.store import connection_string
 
 log = logging.getLogger(__name__)
@@ -17,11 +23,15 @@ _RETRY = 1.0
 
 
 class LiveConfiguration:
-    """Holds the last valid configuration; a row that is invalid or another tenant's changes nothing."""
+    """Holds the last valid configuration; a row that is invalid or another tenant's changes nothing.
 
-    def __init__(self, postgres: Postgres, tag: str) -> None:
+    `leaks_changed` is called at each notice that the leak list has changed.
+    """
+
+    def __init__(self, postgres: Postgres, tag: str, leaks_changed: Callable[[], None]) -> None:
         self._postgres = postgres
         self._tag = tag
+        self._leaks_changed = leaks_changed
         self._digest = ""
         self._refused = ""
         self._reconnect = asyncio.Event()
@@ -51,7 +61,8 @@ class LiveConfiguration:
         connection = await psycopg.AsyncConnection.connect(connection_string(self._postgres), autocommit=True)
         async with connection:
             # Listen first, then read: a change in between is announced.
-            await connection.execute(f'LISTEN "{channel(self._tag)}"'.encode())
+            for heard in (channel(self._tag), LEAKS_CHANNEL):
+                await connection.execute(f'LISTEN "{heard}"'.encode())
             while not self._reconnect.is_set():
                 cursor = await connection.execute("SELECT document, digest FROM configuration WHERE id = 1")
                 row = await cursor.fetchone()
@@ -60,8 +71,17 @@ class LiveConfiguration:
                     self._take(*row)
                 else:
                     log.warning("there is no configuration yet: waiting for the operator to write it")
-                async for _ in connection.notifies(timeout=POLL if row else _RETRY, stop_after=1):
-                    pass
+                await self._wait(connection, POLL if row else _RETRY)
+
+    async def _wait(self, connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
+        """Until a change of the configuration is announced, or for so long."""
+        announced, end = False, time.monotonic() + seconds
+        while not announced and (rest := end - time.monotonic()) > 0:
+            async for notice in connection.notifies(timeout=rest, stop_after=1):
+                if notice.channel == LEAKS_CHANNEL:
+                    self._leaks_changed()
+                else:
+                    announced = True
 
     def _take(self, document: str, digest: str) -> None:
         if digest in (self._digest, self._refused) and self.current is not None:

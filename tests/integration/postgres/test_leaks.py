@@ -15,7 +15,7 @@ from tenantry.backends.errors import BackendError
 from tenantry.backends.postgres import PostgresBackend
 from tenantry.desired.postgres.leaks import Leaks
 from tenantry.desired.postgres.things import Things
-from tenantry_runtime.config import leak_hash
+from tenantry_runtime.config import LEAKS_CHANNEL, leak_hash
 from tests.integration.postgres import support
 from tests.integration.postgres.support import Tenant
 
@@ -91,6 +91,18 @@ async def test_what_is_as_it_should_be_is_not_written(server: postgres.Server, t
     assert owners(tenant) == ["owner of tenant-one", "owner of tenant-three"]
     assert version(tenant) > before
     await backend.close()
+
+
+async def test_a_change_is_announced_and_nothing_else(backend: PostgresBackend, tenant: Tenant) -> None:
+    await backend.ensure(tenant.plan())
+    with tenant.session("a") as runtime:
+        runtime.execute(f"LISTEN {LEAKS_CHANNEL}".encode())
+        runtime.commit()
+        for identifiers in (("tenant-one",), ("tenant-one",), ("tenant-two",), ("tenant-two",)):
+            await backend.sync_leaks(leaks(*identifiers), home(tenant))
+        heard = [notice.payload for notice in runtime.notifies(timeout=30, stop_after=2)]
+        heard += [notice.payload for notice in runtime.notifies(timeout=0)]
+    assert heard == ["", ""]
 
 
 async def test_a_new_key_and_what_is_kept_of_a_tenant_that_can_not_be_read(

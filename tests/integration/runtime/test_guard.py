@@ -1,5 +1,6 @@
 """The leak guard through the official SDK: prompts, documents, answers and streams, and a list that changes."""
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tenantry_runtime.config import LeakGuard, leak_hash
+from tenantry_runtime.config import LEAKS_CHANNEL, LeakGuard, leak_hash
+from tenantry_runtime.live import LiveConfiguration
 from tests.corpus import secrets
 from tests.integration.runtime.stack import Replica, Stack, Tenant, eventually
 from tests.integration.runtime.upstream import Upstream, chunk, delta
@@ -53,6 +55,7 @@ class LeakList:
                 b"INSERT INTO tenantry_shared.leak_settings (key, lengths, version) VALUES (%s, %s, %s)",
                 (LIST_KEY, sorted({len(identifier) for identifier in owned}), self.version),
             )
+            connection.execute(f"NOTIFY {LEAKS_CHANNEL}".encode())
         return self.version
 
     def drop(self) -> None:
@@ -260,3 +263,23 @@ def test_what_is_retrieved_and_embedded_is_looked_at(home: Tenant, service: Repl
     with pytest.raises(openai.UnprocessableEntityError):
         client.embeddings.create(model="wordllama-256", input=["fine", "of tenant-hera"])
     client.vector_stores.delete(store.id)
+
+
+async def test_who_listens_hears_of_the_list_and_still_of_the_configuration(home: Tenant) -> None:
+    heard: list[None] = []
+    live = LiveConfiguration(home.credentials.postgres, home.tag, lambda: heard.append(None))
+    task = asyncio.create_task(live.run())
+    try:
+        async with asyncio.timeout(60):
+            await live.loaded.wait()
+            while not heard:
+                home.sql(f"NOTIFY {LEAKS_CHANNEL}")
+                await asyncio.sleep(0.05)
+            name = home.configuration.display_name
+            home.configure(display_name="Renamed Inc")
+            while live.current is None or live.current.display_name != "Renamed Inc":
+                await asyncio.sleep(0.05)
+            home.configure(display_name=name)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -156,13 +156,19 @@ def test_unknown_models_make_no_series(world: World) -> None:
         body = {"model": f"unknown-{number}", "messages": [{"role": "user", "content": "x"}]}
         return send(world.replica, world.key, "POST", "/v1/chat/completions", Sample(body=body)).status_code
 
-    before = len(world.replica.metrics().splitlines())
+    def series() -> int:
+        return sum(not line.startswith("#") for line in world.replica.metrics().splitlines())
+
+    before, held = series(), memory(world.replica)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, range(200 * MORE))) == {403}
-    shown = world.replica.metrics()
-    assert "unknown-" not in shown
+    after = series()
+    grown = memory(world.replica) - held
+    print(f"{200 * MORE} unknown models: {before} series before, {after} after; {grown:.0f} MB more")
+    assert grown < 40
+    assert "unknown-" not in world.replica.metrics()
     # one more of each kind at most, as `other`
-    assert len(shown.splitlines()) - before < 40
+    assert after - before < 40
 
 
 def test_slow_clients_are_sent_away_and_hold_nobody_up(target: Replica, slow: dict[str, Slow]) -> None:

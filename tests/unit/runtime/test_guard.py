@@ -323,3 +323,21 @@ async def test_nothing_passes_before_the_list_was_looked_for(monkeypatch: pytest
     assert (refused.value.status, refused.value.code) == (503, "store_unavailable")
     await a_look(guard)
     await guard.ready()
+
+
+async def test_a_notice_of_a_change_is_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where looks are an hour apart, a list that changed is read after its notice, and not without."""
+    monkeypatch.setattr("tenantry_runtime.guard.REFRESH", 3600)
+    monkeypatch.setattr("tenantry_runtime.guard.SPREAD", (0, 0.01))
+    lists = Lists("tenant-hera")
+    guard = Guard(lists, "0" * 32)  # type: ignore[arg-type]
+    task = asyncio.create_task(guard.run())
+    await guard.loaded.wait()
+    lists.names, lists.version = ("tenant-zeus",), 2
+    guard.changed.set()
+    async with asyncio.timeout(30):
+        while not guard.detector.find("tenant-zeus")[0]:
+            await asyncio.sleep(0.01)
+    assert not guard.changed.is_set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

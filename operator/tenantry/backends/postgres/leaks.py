@@ -25,5 +25,5 @@ async def sync(connections: Connections, wanted: Leaks, database: str, reader: s
             )
         mended = leaks.corrections(row, reader)
         await session.transact(mended)
-        ((changed,),) = await session.run(leaks.SYNC, leaks.values(wanted), what=_WHAT)
+        ((changed, _),) = await session.run(leaks.SYNC, leaks.values(wanted), what=_WHAT)
         return bool(changed), any(one.drift for one in mended)

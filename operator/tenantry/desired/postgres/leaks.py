@@ -20,6 +20,7 @@ from psycopg import sql
 
 from tenantry.desired.postgres.catalog import acl_of
 from tenantry.desired.postgres.statements import Correction, Statement, comment, grants, statement
+from tenantry_runtime.config import LEAKS_CHANNEL
 
 SCHEMA = "tenantry_shared"
 COMMENT = "tenantry.dev/shared"
@@ -147,9 +148,10 @@ WITH wanted AS MATERIALIZED (
     UPDATE {settings} s SET key = new.key, lengths = new.lengths, version = greatest(s.version + 1, new.version)
     FROM new WHERE new.changes > 0 OR s.key <> new.key OR s.lengths <> new.lengths RETURNING 1
 )
-SELECT EXISTS (SELECT FROM first) OR EXISTS (SELECT FROM again)
-""").format(list=_LIST, settings=_SETTINGS)
-"""Makes the list what it should be; whether anything changed."""
+SELECT changed, CASE WHEN changed THEN pg_notify({channel}, '') END
+FROM (SELECT EXISTS (SELECT FROM first) OR EXISTS (SELECT FROM again)) AS done(changed)
+""").format(list=_LIST, settings=_SETTINGS, channel=sql.Literal(LEAKS_CHANNEL))
+"""Makes the list what it should be, and tells the runtimes that listen; whether anything changed."""
 
 
 def values(wanted: Leaks) -> dict[str, Any]:
