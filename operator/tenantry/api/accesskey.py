@@ -14,20 +14,26 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "embeddings", "documents")
 class AccessKeySpec(ApiModel):
     """Who uses the key, for what, and until when."""
 
-    user: str = Field(default="", max_length=128, description="Who uses the key; shown in the ledger.")
+    user: str = Field(
+        default="",
+        max_length=128,
+        description="Whose the calls are, in ledger, audit, limits and conversations; the AccessKey's name if unset.",
+    )
     scopes: tuple[Scope, ...] = Field(
         default=DEFAULT_SCOPES,
         min_length=1,
         max_length=7,
         json_schema_extra={"x-kubernetes-list-type": "set"},
-        description="What the key may do.",
+        description="What the key may do; admin: see the resolved system prompt.",
     )
     act_for_users: bool = Field(
-        default=False, description="The key may name an end user in the header X-Tenantry-User."
+        default=False,
+        description="The key may say in the header X-Tenantry-User for which end user it calls; without, the header is "
+        "ignored.",
     )
     expires_at: datetime | None = Field(
         default=None,
-        description="The key stops working at this time.",
+        description="The key stops working at this time, on every replica; never if unset.",
         # The API server knows a year 0, Python's calendar and PostgreSQL's do not.
         json_schema_extra=rules(
             rule(

@@ -70,7 +70,9 @@ class Condition(ApiModel):
 
     type: str = Field(max_length=64, description="What it is about, such as Ready.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: str = Field(default="", max_length=128, description="One word for programs.")
+    reason: str = Field(
+        default="", max_length=128, description="One word for programs; docs/reasons.md says what to do about each."
+    )
     message: str = Field(default="", max_length=2048, description="A sentence that says what to do.")
     last_transition_time: datetime | None = Field(default=None, description="When the status last changed.")
     observed_generation: int | None = Field(default=None, description="The metadata.generation that this was seen for.")

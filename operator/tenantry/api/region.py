@@ -26,7 +26,7 @@ Metric = Literal["COSINE", "IP", "L2"]
 class PostgresServer(ApiModel):
     """A PostgreSQL 15 or later (16 for production), with an admin that is no superuser."""
 
-    host: Host = Field(description="As Pods reach it.")
+    host: Host = Field(description="Host name or address, as Pods and the operator reach it.")
     port: Port = Field(default=5432, description="TCP port.")
     database: str = Field(
         default="tenantry",
@@ -35,19 +35,26 @@ class PostgresServer(ApiModel):
         description="The application database; the admin owns it.",
     )
     credentials_secret: SecretReference = Field(
-        description="Secret with keys username and password, in the operator's namespace."
+        description="Secret with keys username and password of that admin, in the operator's namespace."
     )
     sslmode: Literal["disable", "prefer", "require", "verify-full"] = Field(
-        default="prefer", description="As libpq has it; require or verify-full across a network."
+        default="prefer",
+        description="For operator and runtimes, as libpq has it; require or verify-full across a network.",
     )
 
 
 class MilvusServer(ApiModel):
     """A Milvus 2.3 or later."""
 
-    uri: str = Field(min_length=1, max_length=512, description="Such as http://milvus.data.svc:19530.")
+    uri: str = Field(
+        min_length=1,
+        max_length=512,
+        description="As Pods and the operator reach it, such as http://milvus.data.svc:19530.",
+    )
     credentials_secret: SecretReference | None = Field(
-        default=None, description="Secret with keys username and password, in the operator's namespace."
+        default=None,
+        description="Secret with keys username and password of its administrator, in the operator's namespace; unset "
+        "only with allowUnauthenticated.",
     )
     allow_unauthenticated: bool = Field(
         default=False,
@@ -60,8 +67,8 @@ class ModelOffer(ApiModel):
     """One model, priced in US dollars per million tokens."""
 
     name: ModelName = Field(description="As the provider calls it.")
-    input_per_million: Amount
-    output_per_million: Amount = "0"
+    input_per_million: Amount = Field(description='For input, US dollars, as a decimal string such as "0.15".')
+    output_per_million: Amount = Field(default="0", description="For output; 0 for an embedding model.")
     cached_input_per_million: Amount | None = Field(
         default=None,
         description="For input that the provider had in its own cache, where it bills that for less; "
@@ -70,17 +77,19 @@ class ModelOffer(ApiModel):
 
 
 class UnitPrices(ApiModel):
-    """What else a tenant pays for, in US dollars each; at most nine decimals."""
+    """What else a tenant pays for, in US dollars each, as decimal strings of at most nine decimals."""
 
-    database_query: Amount = Field(default="0", description="One statement run for a request.")
-    vector_search: Amount = Field(default="0", description="One search in the tenant's vectors.")
+    database_query: Amount = Field(
+        default="0", description="For one statement that is run for a request; the ledger's own cost nothing."
+    )
+    vector_search: Amount = Field(default="0", description="For one search in the tenant's vectors.")
 
 
 class ModelProvider(ApiModel):
     """An OpenAI-compatible endpoint."""
 
-    base_url: str = Field(min_length=1, max_length=512, description="Such as https://api.openai.com/v1.")
-    credentials_secret: SecretReference = Field(description="Secret with key api-key, in the operator's namespace.")
+    base_url: str = Field(min_length=1, max_length=512, description="Of its API, such as https://api.openai.com/v1.")
+    credentials_secret: SecretReference = Field(description="Secret with the key api-key, in the operator's namespace.")
     models: tuple[ModelOffer, ...] = Field(
         min_length=1,
         max_length=128,
@@ -89,7 +98,7 @@ class ModelProvider(ApiModel):
     )
     unit_prices: UnitPrices = Field(default=UnitPrices(), description="Prices of database queries and vector searches.")
     prices_from: date = Field(
-        description="The day from which these prices hold.",
+        description="The day from which these prices are the provider's, for the record: each ledger row names it.",
         json_schema_extra=rules(
             rule(
                 "self >= timestamp('2000-01-01T00:00:00Z') && self < timestamp('9999-01-01T00:00:00Z')",
@@ -108,9 +117,9 @@ class EmbeddingModel(ApiModel):
 
 
 class Endpoint(ApiModel):
-    """Where the packets of one backend may go."""
+    """The addresses of one backend; packets elsewhere are dropped."""
 
-    cidrs: tuple[Cidr, ...] = Field(min_length=1, max_length=32, description="Such as 203.0.113.0/24.")
+    cidrs: tuple[Cidr, ...] = Field(min_length=1, max_length=32, description="Address ranges, such as 203.0.113.0/24.")
     ports: tuple[Port, ...] = Field(min_length=1, max_length=16, description="TCP ports.")
 
 
@@ -125,15 +134,22 @@ class Egress(ApiModel):
 class DataRegionSpec(ApiModel):
     """Where data lies and what serves it."""
 
-    jurisdiction: Jurisdiction = Field(description="Whose law the data is under.")
-    default: bool = Field(default=False, description="Serves tenants that name neither region nor residency.")
+    jurisdiction: Jurisdiction = Field(
+        description="Whose law the data is under; compliance.dataResidency of a Tenant asks for it."
+    )
+    default: bool = Field(
+        default=False,
+        description="Serves Tenants that name neither a region nor a residency; of several, the oldest does.",
+    )
     postgres: PostgresServer
     milvus: MilvusServer
     provider: ModelProvider
     embedding: EmbeddingModel
     egress: Egress = Egress()
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
-        default_factory=dict, max_length=16, description="For runtime Pods."
+        default_factory=dict,
+        max_length=16,
+        description="Labels of the nodes that runtime Pods run on; any node if empty.",
     )
 
 

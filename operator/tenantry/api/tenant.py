@@ -39,16 +39,27 @@ TierName = Annotated[str, Field(min_length=1, max_length=63)]
 class Owner(ApiModel):
     """Who manages the tenant's workloads."""
 
-    kind: Literal["User", "Group", "ServiceAccount"] = Field(description="As in a RoleBinding's subjects.")
-    name: Name253 = Field(description="As the API server knows it.")
-    namespace: str = Field(default="", max_length=63, description="Of a ServiceAccount, and only there.")
+    kind: Literal["User", "Group", "ServiceAccount"] = Field(
+        description="What the name is of, as in a RoleBinding's subjects."
+    )
+    name: Name253 = Field(description="As the API server knows whoever it is.")
+    namespace: str = Field(default="", max_length=63, description="Where the ServiceAccount is; only for one.")
 
 
 class ExtraNamespace(ApiModel):
     """An extra workload namespace, tenant-NAME--SUFFIX."""
 
-    suffix: str = Field(min_length=1, max_length=14, description="DNS label of at most 14 characters.")
-    weight: int = Field(default=1, ge=1, le=100, description="Its share of the quota; the first namespace weighs 1.")
+    suffix: str = Field(
+        min_length=1,
+        max_length=14,
+        description="The namespace is tenant-NAME--SUFFIX: a DNS label of at most 14 characters.",
+    )
+    weight: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Its share of the tenant's quota beside the others'; the first namespace, tenant-NAME, weighs 1.",
+    )
 
 
 class Database(ApiModel):
@@ -56,7 +67,8 @@ class Database(ApiModel):
 
     isolation: DatabaseIsolation | None = Field(
         default=None,
-        description="Schema or a Database of its own; the tier's if unset. Fixed at first provisioning.",
+        description="A Schema of the region's database, or a Database of its own; the tier's if unset. Fixed at first "
+        "provisioning.",
     )
 
 
@@ -65,13 +77,23 @@ class Vectors(ApiModel):
 
     isolation: VectorIsolation | None = Field(
         default=None,
-        description="Partition, Collection or Database; the tier's if unset. Fixed at first provisioning.",
+        description="A Partition of a shared collection (no wall of Milvus' own), a Collection or a Database; the "
+        "tier's if unset. Fixed at first provisioning.",
     )
-    embedding_model: ModelName | None = Field(default=None, description="The region's if unset.")
+    embedding_model: ModelName | None = Field(
+        default=None,
+        description="What documents and queries are embedded with; the region's if unset. Fixed at first provisioning.",
+    )
     dimension: int | None = Field(
-        default=None, ge=2, le=32768, description="The region's if unset. Fixed at first provisioning."
+        default=None,
+        ge=2,
+        le=32768,
+        description="Numbers in each of its vectors; the region's if unset. Fixed at first provisioning.",
     )
-    metric: Metric | None = Field(default=None, description="The region's if unset.")
+    metric: Metric | None = Field(
+        default=None,
+        description="How two vectors are compared; the region's if unset. Fixed at first provisioning.",
+    )
 
 
 class TenantModels(ApiModel):
@@ -82,9 +104,9 @@ class TenantModels(ApiModel):
         min_length=1,
         max_length=64,
         json_schema_extra={"x-kubernetes-list-type": "set"},
-        description="A part of the tier's models.",
+        description="The models that may be called, all of them the tier's; all of the tier's if unset.",
     )
-    default: ModelName | None = Field(default=None, description="Used where a call names no model.")
+    default: ModelName | None = Field(default=None, description="For calls that name no model; the tier's if unset.")
 
 
 class SystemPrompt(ApiModel):
@@ -96,8 +118,10 @@ class SystemPrompt(ApiModel):
 class Retrieval(ApiModel):
     """How documents are searched for an answer."""
 
-    top_k: int = Field(default=5, ge=1, le=50, description="Passages given to the model.")
-    min_score: float = Field(default=0.2, ge=-1, le=1, description="Passages that score lower are left out.")
+    top_k: int = Field(default=5, ge=1, le=50, description="Passages given to the model at most.")
+    min_score: float = Field(
+        default=0.2, ge=-1, le=1, description="Passages that score lower are left out; the scale is the metric's."
+    )
 
 
 class Cache(ApiModel):
@@ -108,7 +132,10 @@ class Cache(ApiModel):
         description="All: to the same request. Deterministic: only where its temperature is 0. Off: none. Never in "
         "conversations and with tools.",
     )
-    scope: Literal["Tenant", "User"] = Field(default="Tenant", description="Among whom an answer is shared.")
+    scope: Literal["Tenant", "User"] = Field(
+        default="Tenant",
+        description="Who may be given an answer again: everybody of the tenant, or only the user that it was made for.",
+    )
     ttl: str = Field(
         default="1h",
         max_length=18,
@@ -124,10 +151,10 @@ class LeakGuard(ApiModel):
     """What happens to what must not be in a prompt, a retrieved text or an answer."""
 
     foreign_tenant: Literal["Block", "Redact", "Warn"] = Field(
-        default="Block", description="To what names another tenant."
+        default="Block", description="What happens where a text names another tenant."
     )
     secrets: Literal["Redact", "Block", "Warn"] = Field(
-        default="Redact", description="To API keys, passwords and card numbers."
+        default="Redact", description="What happens where a text holds an API key, a password or a card number."
     )
     identifiers: tuple[Identifier, ...] = Field(
         default=(),
@@ -153,18 +180,30 @@ class Ai(ApiModel):
     """What the tenant's runtime does and may spend."""
 
     models: TenantModels = TenantModels()
-    temperature: float | None = Field(default=None, ge=0, le=2, description="The tier's if unset.")
-    max_tokens_per_request: int | None = Field(default=None, ge=1, le=1_000_000, description="At most the tier's.")
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="What a call gets that names none, and the most that it may ask for; the tier's if unset.",
+    )
+    max_tokens_per_request: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Tokens of one answer at most: a call may ask for less. At most the tier's, which holds if unset.",
+    )
     system_prompt: SystemPrompt | None = Field(
         default=None, description="Replaces the tier's template, where the tier has that feature."
     )
-    custom_instructions: str = Field(default="", max_length=8192, description="Added to the system prompt.")
+    custom_instructions: str = Field(
+        default="", max_length=8192, description="Added to the system prompt, as the template has it."
+    )
     retrieval: Retrieval = Retrieval()
     cache: Cache = Cache()
     conversations: Conversations = Conversations()
     leak_guard: LeakGuard = LeakGuard()
-    limits: Limits = Field(default=Limits(), description="At most the tier's.")
-    budget: Budget | None = Field(default=None, description="At most the tier's.")
+    limits: Limits = Field(default=Limits(), description="Each at most the tier's, which holds where unset.")
+    budget: Budget | None = Field(default=None, description="At most the tier's, which holds if unset.")
 
 
 AUDIT_RETENTION_DAYS = 365
@@ -173,7 +212,9 @@ AUDIT_RETENTION_DAYS = 365
 class Compliance(ApiModel):
     """Rules that the tenant is under."""
 
-    data_residency: Jurisdiction | None = Field(default=None, description="The region must be of this jurisdiction.")
+    data_residency: Jurisdiction | None = Field(
+        default=None, description="The jurisdiction that the data must stay in: the region must be of it."
+    )
     certifications: tuple[Literal["HIPAA", "GDPR", "SOC2", "PCI-DSS"], ...] = Field(
         default=(),
         max_length=4,
@@ -229,7 +270,9 @@ class Deletion(ApiModel):
     """What a deletion leaves."""
 
     policy: Literal["Retain", "Delete"] = Field(
-        default="Retain", description="What becomes of the data when the Tenant is deleted."
+        default="Retain",
+        description="What becomes of the data when the Tenant is deleted. Retain: it stays, out of everybody's reach "
+        "but the region's admin's. Delete: it is removed.",
     )
 
 
@@ -250,17 +293,27 @@ def _fixed(path: str) -> dict[str, str]:
 class TenantSpec(ApiModel):
     """What the customer gets; most of it has a default in the tier."""
 
-    display_name: str = Field(min_length=1, max_length=128, description="The customer's name, as its prompts say it.")
-    tier: TierName = Field(default="free", description="A TenantTier.")
+    display_name: str = Field(
+        min_length=1, max_length=128, description="The customer's name, as its system prompt says it."
+    )
+    tier: TierName = Field(default="free", description="The TenantTier that gives defaults and ceilings.")
     region: TierName | None = Field(
-        default=None, description="A DataRegion; if unset, by compliance.dataResidency, else the default one."
+        default=None,
+        description="The DataRegion that serves it; if unset, one of compliance.dataResidency's jurisdiction, else the "
+        "default one. Fixed when the Tenant is made.",
     )
     owners: tuple[Owner, ...] = Field(
         default=(), max_length=64, description="Who manages the tenant's workload namespaces."
     )
-    suspended: bool = Field(default=False, description="The runtime refuses every call; nothing is lost.")
-    namespaces: tuple[ExtraNamespace, ...] = Field(default=(), max_length=16, description="Extra workload namespaces.")
-    quota: QuotaOverride = Field(default=QuotaOverride(), description="Within the tier's ceiling.")
+    suspended: bool = Field(default=False, description="While true, the runtime refuses every call; nothing is lost.")
+    namespaces: tuple[ExtraNamespace, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Workload namespaces besides tenant-NAME, with which they share the quota.",
+    )
+    quota: QuotaOverride = Field(
+        default=QuotaOverride(), description="What differs from the tier's quota, within the tier's ceiling."
+    )
     database: Database = Database()
     vectors: Vectors = Vectors()
     ai: Ai = Ai()
