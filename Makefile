@@ -48,8 +48,9 @@ format: venv ## Write the code as the linter wants it
 crds: venv ## Write crds/ and the chart's copies from the models
 	@$(PY) -m tenantry.api.crd crds charts/tenantry/crds
 
-kills: venv ## Kill the operator around each of its effects (SEED=); prints the coverage
+kills: venv ## Kill the operator around each of its effects and at 100 random moments (SEED=); prints the coverage
 	@$(PY) -m tests.integration.survival.kills $(SEED)
+	@$(PY) -m tests.integration.survival.moments $(SEED)
 
 soak: venv ## 500 junk manifests, half an hour of random work, kills, outages and drifts; ten minutes of mixed calls (SECONDS=, SEED=)
 	@$(PY) -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))

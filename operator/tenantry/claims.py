@@ -4,9 +4,11 @@ import logging
 from dataclasses import replace
 
 from tenantry import names, rotation
+from tenantry.api import Reason
 from tenantry.api.tenant import Pinned, RotatedCredentials
 from tenantry.backends.apiserver import ApiServer
-from tenantry.backends.connection import Json
+from tenantry.backends.connection import ApiError, Json
+from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import TENANT
 from tenantry.subsystems import Subsystems
 from tenantry.work import Work
@@ -45,13 +47,27 @@ class Claims:
         tenant, uid = work.tenant, work.resolved.uid
         rotations = self._subsystems.rotations
         begun = rotations.next(tenant, uid, rotation.clock())
-        if begun is None:
+        if begun is None or not await self._room(work, begun):
             return rotations.state(tenant, uid)
         patch = {"status": {"credentials": begun.model_dump(mode="json", by_alias=True)}}
         await self._kubernetes.merge(TENANT, tenant.reference, patch, "status")
         rotations.note(uid, begun)
         logger.info("The credentials are rotated: generation %d begins", begun.generation)
         return begun
+
+    async def _room(self, work: Work, begun: RotatedCredentials) -> bool:
+        """Whether Milvus has the user that this rotation needs: one that begins must be able to end."""
+        rotations, region = self._subsystems.rotations, work.resolved.region
+        tries = rotations.tries(region, rotation.clock())
+        try:
+            await self._subsystems.room(work, begun)
+        except (BackendError, ApiError) as error:
+            full = isinstance(error, BackendError) and error.reason is Reason.CAPACITY_EXHAUSTED
+            rotations.refused(region, rotation.clock(), error.message if full else "", tries)
+            logger.warning("The rotation of the credentials waits: %s", error.message)
+            return False
+        rotations.taken(region)
+        return True
 
 
 def _pinned(pinned: Pinned) -> Json:

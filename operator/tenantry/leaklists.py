@@ -59,12 +59,15 @@ class LeakLists:
         for gone in self._seen.keys() - places.keys():
             del self._seen[gone]
             self._written.pop(gone, None)
-        for place, regions in places.items():
-            version, now = self._view.marks_version, time.monotonic()
-            seen, until = self._seen.get(place, (-1, 0.0))
-            if seen != version or now >= until:
-                well = await self._write(place, regions)
-                self._seen[place] = (version, now + (self._believed if well else RETRY_SECONDS))
+        await asyncio.gather(*(self._look(place, regions) for place, regions in places.items()))
+
+    async def _look(self, place: Place, regions: list[DataRegion]) -> None:
+        """At one place, beside the others: one that does not answer holds up its own list alone."""
+        version, now = self._view.marks_version, time.monotonic()
+        seen, until = self._seen.get(place, (-1, 0.0))
+        if seen != version or now >= until:
+            well = await self._write(place, regions)
+            self._seen[place] = (version, now + (self._believed if well else RETRY_SECONDS))
 
     async def _write(self, place: Place, regions: list[DataRegion]) -> bool:
         """Whether each database has its list."""

@@ -14,9 +14,10 @@ put together again from what PostgreSQL's roles say (`found`): no generation tha
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from tenantry import names
+from tenantry import names, pauses
 from tenantry.api import Resource, Tenant
 from tenantry.api.conditions import Type
 from tenantry.api.tenant import UNKNOWN
@@ -40,6 +41,20 @@ ROLLING_AT_ONCE = 10
 """Tenants that are rolled by age at the same time; those asked for by a person are not held back."""
 
 LONGEST_REQUEST = 128
+
+FIRST_WAIT_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 60.0
+"""Between two tries to make room for one more user in a region's Milvus."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A region's Milvus did not make one more user."""
+
+    message: str
+    tries: int
+    until: datetime
+    """Nobody tries again before."""
 
 
 def clock() -> datetime:
@@ -119,6 +134,8 @@ class Rotations:
         self.shared = shared
         self._known: dict[str, State] = {}
         """By the tenant's UID: what this process has stored, and seen in PostgreSQL."""
+        self._refused: dict[str, Refusal] = {}
+        """By region; one tenant at a time finds out whether there is room now."""
 
     def state(self, tenant: Tenant, uid: str) -> State:
         stored = tenant.status.credentials if tenant.status else None
@@ -163,7 +180,45 @@ class Rotations:
         if not asked and self.shared.rolling() >= ROLLING_AT_ONCE:
             return None
         user = self.shared.next(collection(tenant), state.shared_user, asked)
-        return None if user is None else begun(state, now, request(tenant), user)
+        if user is None or ((refusal := self._refusal(tenant)) and now < refusal.until):
+            return None
+        return begun(state, now, request(tenant), user)
+
+    # -- room for one more user -------------------------------------------------------
+
+    def tries(self, region: str, now: datetime) -> int:
+        """How often in vain so far.  Where there is a refusal, one tenant tries now, and the others wait for it."""
+        refusal = self._refused.get(region)
+        if refusal is None:
+            return 0
+        self._refused[region] = replace(refusal, until=now + timedelta(seconds=LONGEST_WAIT_SECONDS))
+        return refusal.tries
+
+    def refused(self, region: str, now: datetime, message: str, tries: int) -> None:
+        """Milvus has not made the user that a rotation needs: the tenants of the region wait, longer each time.
+
+        `message`: what a person must do; empty where it may pass by itself.  `tries`: that were in vain before.
+        """
+        seconds = pauses.at_most(min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(tries, 10)))
+        self._refused[region] = Refusal(message, tries + 1, now + timedelta(seconds=seconds))
+
+    def taken(self, region: str) -> None:
+        """There was room."""
+        self._refused.pop(region, None)
+
+    def waits(self, tenant: Tenant, uid: str, now: datetime) -> str:
+        """What a rotation that is due waits for; empty where nothing is due, or nothing in the way."""
+        due, refusal = self.due(tenant, uid, now), self._refusal(tenant)
+        if due is None or due > now or refusal is None or not refusal.message:
+            return ""
+        return f"The rotation of its logins waits, and those that it has go on: {refusal.message}"
+
+    def _refusal(self, tenant: Tenant) -> Refusal | None:
+        """Of the tenant's region, where it needs a user that is not there yet."""
+        pinned = tenant.pinned
+        if pinned is None or self.shared.behind(collection(tenant), self.state(tenant, tenant.identity).shared_user):
+            return None
+        return self._refused.get(pinned.region)
 
     def found(self, tenant: Tenant, seen: Logins, now: datetime, resolved: Resolved) -> State:
         user = UNKNOWN if resolved.vectors.isolation == "Partition" else 0
@@ -205,6 +260,8 @@ class Rotations:
         if due is None:
             return None
         if due <= now:
+            if refusal := self._refusal(tenant):
+                return max(1.0, (refusal.until - now).total_seconds() + 0.05)
             at_once = _asked(tenant, state) and self.shared.next(where, state.shared_user, True) is not None
             return 0.05 if at_once else QUEUE_SECONDS * jitter(uid)
         return (due - now).total_seconds() + 0.05

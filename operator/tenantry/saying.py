@@ -103,6 +103,8 @@ class Teller:
             elif c["type"] == Type.STALLED and c["status"] == "True":
                 await self._events.tell("Tenant", tenant.name, tenant.uid, "Warning", c["reason"], c["message"])
                 logger.warning("Stalled: %s: %s", c["reason"], c["message"])
+            elif c["type"] == Type.VECTORS and c["reason"] == Reason.ROTATION_WAITS:
+                await self._events.tell("Tenant", tenant.name, tenant.uid, "Warning", c["reason"], c["message"])
             elif c["type"] in statuses.SUBSYSTEMS and c["status"] == "False":
                 logger.info("%s: %s: %s", c["type"], c["reason"], c["message"])
 

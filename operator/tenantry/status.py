@@ -85,7 +85,8 @@ def conditions(report: Report, before: Iterable[Condition], generation: int, now
     worst = stalled or waiting
     tail = report.remark or (_REMARKS.get(report.rolled_back.state, "") if report.rolled_back else "")
     tail = f". {tail}" if tail else ""
-    notes = " ".join(report.resolved.notes) if report.resolved else ""
+    said = [o.message for t in SUBSYSTEMS if (o := report.outcomes.get(t)) and o.reason is Reason.ROTATION_WAITS]
+    notes = " ".join([*(report.resolved.notes if report.resolved else ()), *said])
     made: list[Outcome] = []
     if report.ready:
         suspended = report.resolved is not None and report.resolved.suspended

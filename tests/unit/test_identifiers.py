@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -196,6 +197,27 @@ async def test_regions_of_one_database_share_a_list_and_others_do_not(world: Wor
     world.view.drop(REGION, region("other", version=2))
     await world.write()
     assert len(world.lists._seen) == len(world.lists._written) == 1
+
+
+async def test_a_region_that_does_not_answer_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.view.put(REGION, region("other", "10.96.7.2"))
+    healed, get = asyncio.Event(), world._get
+
+    async def slow(asked: Any) -> Any:
+        if asked.name == hung:
+            await healed.wait()
+        return await get(asked)
+
+    hung = min(world.view.regions.values(), key=lambda each: each.uid).name
+    monkeypatch.setattr(world.lists._regions, "get", slow)
+    async with asyncio.timeout(30):
+        writing = asyncio.create_task(world.lists.write())
+        while not world.written:
+            await asyncio.sleep(0)
+        assert world.served == [name for name in world.view.regions if name != hung]
+        healed.set()
+        await writing
+    assert len(world.written) == 2
 
 
 async def test_a_tenant_that_can_not_be_read_keeps_its_identifiers(world: World) -> None:

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     READY = "Ready"
     IN_FORCE = "InForce"
     SUSPENDED = "Suspended"
+    ROTATION_WAITS = "RotationWaits"
     # Money: the tenant is Ready all the same.
     BUDGET_ALERT = "BudgetAlert"
     BUDGET_EXCEEDED = "BudgetExceeded"

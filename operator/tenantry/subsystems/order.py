@@ -8,6 +8,7 @@ from tenantry import outcomes, rotation
 from tenantry.accesskeys import AccessKeys
 from tenantry.api import Reason, Tenant
 from tenantry.api.conditions import Type
+from tenantry.api.tenant import RotatedCredentials
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kubernetes import KubernetesBackend
@@ -138,6 +139,11 @@ class Subsystems:
     async def collection(self, work: Work) -> str:
         """The Milvus collection that the tenant shall have; empty where Milvus can't be asked now."""
         return await self._vectors.collection(work)
+
+    async def room(self, work: Work, begun: RotatedCredentials) -> None:
+        """Make the user that the next rotation goes with, without rights: raises BackendError where that fails."""
+        backends = await self._tools.regions.get(work.region)
+        await backends.vectors_breaker(lambda: self._vectors.room(work, backends, begun), work.tenant.name)
 
     async def _attempt(self, kind: Type, step: Awaitable[Outcome]) -> Outcome:
         try:

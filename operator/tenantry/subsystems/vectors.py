@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from tenantry import rotation
-from tenantry.api.conditions import Type
+from tenantry.api.conditions import Reason, Type
+from tenantry.api.tenant import RotatedCredentials
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.desired import secrets, vectors
@@ -40,7 +41,21 @@ class Vectors:
                 await tools.secret(work, own)
             tools.verified.note(resolved.uid, "vectors", digest)
         work.vectors = plan
+        if waits := tools.rotations.waits(work.tenant, resolved.uid, rotation.clock()):
+            return Outcome(Type.VECTORS, "True", Reason.ROTATION_WAITS, waits)
         return good(Type.VECTORS, f"Milvus: {resolved.vectors.isolation.lower()} with its rights")
+
+    async def room(self, work: Work, backends: Backends, begun: RotatedCredentials) -> None:
+        """The user that a rotation goes with, so that it is known before it begins whether there is room for it."""
+        resolved = work.resolved
+        place = await backends.milvus.place(resolved)
+        if place.partition:
+            there = await backends.milvus.shared_users(place.collection)
+            if begun.shared_user <= max(there, default=-1):
+                return
+        logins = rotation.logins(begun, rotation.clock(), in_use=False)
+        users = vectors.SharedUsers(begun.shared_user)
+        await backends.milvus.reserve(vectors.plan(resolved, place, self._tools.derived, backends.uid, logins, users))
 
     async def reserved(self, work: Work, backends: Backends) -> Outcome:
         """Its user first: where Milvus has no room for that, no collection is made in vain."""

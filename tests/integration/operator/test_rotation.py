@@ -4,6 +4,7 @@ import contextlib
 import threading
 
 from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
 from tests.integration.operator.logins import (
     accepted,
@@ -157,3 +158,43 @@ def test_the_user_of_a_shared_collection(operator):
     assert {name: held(world, name) for name in tenants} == second
     assert held(world, "turn-three") == third
     assert users(world, before) == {after}
+
+
+def test_a_milvus_without_room_for_one_more_user(operator):
+    """Nothing is begun that can't be ended: they stay Ready with what they have, and go on when there is room."""
+    world, tenants = operator, {"roomless": "free", "roomless-own": "enterprise"}
+    for name, tier in tenants.items():
+        world.tenant(name, tier)
+    for name in tenants:
+        world.ready(name)
+    first = {name: held(world, name) for name in tenants}
+    fillers = [f"filler_{number}" for number in range(200)]
+    with world.vectors() as client:
+        try:
+            with contextlib.suppress(MilvusException):
+                for filler in fillers:
+                    client.create_user(filler, "Only-for-this-test-1")
+            for name in tenants:
+                ask(world, name, "1")
+            for name in tenants:
+                said = world.says(name, "RotationWaits", "VectorsReady")
+                for words in ("proxy.maxUserNum", "raise it in milvus.yaml", "those that it has go on"):
+                    assert words in said
+                assert "proxy.maxUserNum" in world.ready(name)["status"]["conditions"][0]["message"]
+                assert world.condition(name, "Stalled")["status"] == "False"
+                assert state(world, name) == {}, "nothing was begun"
+                assert held(world, name) == first[name]
+                assert accepted(first[name])
+                assert vectors_accepted(first[name])
+        finally:
+            there = set(client.list_users())
+            for filler in there.intersection(fillers):
+                client.drop_user(filler)
+    assert there.issuperset(fillers[:20]), "it was full of them"
+    for name in tenants:
+        until(lambda n=name: state(world, n).get("rolledOutAt"), f"{name} goes on by itself", 120)
+        assert vectors_accepted(held(world, name))
+        assert held(world, name)["milvus"] != first[name]["milvus"]
+        world.ready(name)
+        assert world.condition(name, "VectorsReady")["reason"] == "InForce"
+    world.deleted(*tenants)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from typing import Any
 
 import psycopg
 import pytest
 
 from dev.cluster import postgres
-from tenantry.backends.postgres import Ahead, KeysAhead, PostgresBackend, connections
+from tenantry.api.conditions import Reason
+from tenantry.backends.errors import BackendError
+from tenantry.backends.postgres import Ahead, KeysAhead, PostgresBackend, connections, removal
 from tenantry.backends.postgres.connections import Connections
 from tenantry.credentials import FIRST, Logins
 from tenantry_runtime.config import AccessKeyRow, key_sha256
@@ -160,6 +163,32 @@ async def test_the_runtimes_logins_take_turns(backend: PostgresBackend, tenant: 
     with tenant.session("b"):
         pass
     assert (await backend.ensure(tenant.plan(logins=Logins(1)))).corrected == ()
+
+
+async def test_sessions_that_do_not_end_leave_the_admin_no_membership(
+    backend: PostgresBackend, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def members() -> list[tuple[Any, ...]]:
+        slot = tenant.things.slot("a")
+        return list(
+            tenant.superuser(
+                "SELECT member::regrole::text, admin_option FROM pg_auth_members"
+                f" WHERE roleid = '{slot}'::regrole ORDER BY 1, 2"
+            )
+        )
+
+    await backend.ensure(tenant.plan())
+    before, seen = members(), []
+
+    async def in_vain(*_: object) -> None:
+        seen.append(members())
+        raise BackendError(Reason.DATABASE_UNAVAILABLE, "The tenant's sessions do not end")
+
+    monkeypatch.setattr(removal, "end_sessions", in_vain)
+    with pytest.raises(BackendError, match="do not end"):
+        await backend.end_sessions(tenant.things, 0)
+    assert seen != [before], "the admin was a member meanwhile"
+    assert members() == before
 
 
 async def test_a_login_whose_time_is_over_never_comes_back(backend: PostgresBackend, tenant: Tenant) -> None:

@@ -11,15 +11,18 @@ The parent process stands in for the kubelet: it starts the container again, in 
 once and forks each life, which saves the imports.
 
 Environment: MORTAL_FOLDER (holds `phase`, written by the test, and the ledgers `seen`, `killed`, `ended`),
-MORTAL_SEED and MORTAL_SHARE (of all kills, every how many-th is done, chosen by the seed).
+MORTAL_SEED and MORTAL_SHARE (of all kills, every how many-th is done, chosen by the seed), MORTAL_MOMENTS (besides,
+so many lives end at a random moment; ledger `moments`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -36,6 +39,8 @@ from tenantry import run
 from tenantry.backends.milvus import client as milvus_client
 
 _PR_SET_PDEATHSIG = 1
+LIFE_SECONDS = (0.3, 5.0)
+"""Of a life that ends at a random moment: from before it leads until it has done much."""
 _UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}|[a-z2-7]{26}")
 _SQL = re.compile(
     r"^\s*(INSERT INTO|UPDATE|DELETE FROM|TRUNCATE|MERGE INTO|COPY"
@@ -61,7 +66,7 @@ class Ledger:
         path = self._folder / name
         return path.read_text().splitlines() if path.exists() else []
 
-    def _write(self, name: str, line: str) -> None:
+    def write(self, name: str, line: str) -> None:
         handle = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(handle, f"{line}\n".encode())
         os.fsync(handle)
@@ -73,9 +78,9 @@ class Ledger:
         line = f"{phase}\t{when}\t{effect}"
         if line not in self._seen:
             self._seen.add(line)
-            self._write("seen", line)
+            self.write("seen", line)
         if line not in self._killed and zlib.crc32(f"{self._seed}/{line}".encode()) % self._share == 0:
-            self._write("killed", line)
+            self.write("killed", line)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -245,11 +250,25 @@ def main() -> int:
         if child:
             os.kill(child, number)
 
+    rng, left = random.Random(int(os.environ["MORTAL_SEED"])), int(os.environ.get("MORTAL_MOMENTS", "0"))
+    ledger = Ledger(folder, 0, 1)
+
+    def moment(*_: object) -> None:
+        nonlocal left
+        if asked:
+            return
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself just now
+            os.kill(child, signal.SIGKILL)
+            left -= 1
+            ledger.write("moments", f"{time.monotonic():.2f}")
+
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGALRM, moment)
     while True:
         child = os.fork()
         if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in (signal.SIGTERM, signal.SIGALRM):
+                signal.signal(number, signal.SIG_DFL)
             status = 1
             try:
                 status = live(folder)
@@ -258,7 +277,10 @@ def main() -> int:
                 os._exit(status)
         if asked:
             os.kill(child, signal.SIGTERM)
+        if left > 0:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(*LIFE_SECONDS))
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        signal.setitimer(signal.ITIMER_REAL, 0)
         by_own_hand = code == -signal.SIGKILL
         if asked:
             return 0 if by_own_hand else code

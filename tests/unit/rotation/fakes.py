@@ -18,6 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tenantry import names
+from tenantry.api.conditions import Reason
+from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import TENANT
 from tenantry.backends.kubernetes import Applied
 from tenantry.backends.milvus.backend import VectorsSeen
@@ -81,6 +83,10 @@ class Fleet:
         self.now = datetime(2026, 11, 22, tzinfo=UTC)
         self.users: dict[str, str] = {}
         """Milvus' users and their passwords."""
+        self.reserved: set[str] = set()
+        """Users without any right, which nobody was given yet."""
+        self.full = False
+        """Milvus takes no more users."""
         self.effects_left: int | None = None
         self.dead = False
         self.worlds = {name: World(self, name, tier) for name, tier in tiers.items()}
@@ -119,7 +125,7 @@ class Fleet:
     @property
     def shared(self) -> list[str]:
         """The users of shared collections."""
-        return [name for name in self.users if name.startswith("s_")]
+        return [name for name in (*self.users, *self.reserved) if name.startswith("s_")]
 
 
 class World:
@@ -280,16 +286,32 @@ class FakeMilvus:
 
     async def shared_users(self, collection: str) -> frozenset[int]:
         await self.fleet.alive()
-        numbers = (vectors.shared_user_number(collection, name) for name in self.fleet.users)
+        numbers = (vectors.shared_user_number(collection, name) for name in self.fleet.shared)
         return frozenset(n for n in numbers if n is not None)
+
+    async def reserve(self, plan: VectorPlan) -> None:
+        await self.fleet.alive()
+        if plan.user in {*self.fleet.users, *self.fleet.reserved}:
+            return
+        self.room()
+        self.fleet.reserved.add(plan.user)
+        self.fleet.effect()
+
+    def room(self) -> None:
+        if self.fleet.full:
+            raise BackendError(Reason.CAPACITY_EXHAUSTED, "Milvus has reached its limit proxy.maxUserNum; raise it")
 
     async def ensure(self, plan: VectorPlan) -> VectorsSeen:
         fleet = self.fleet
         await fleet.alive()
         if fleet.users.get(plan.user) != plan.password:
+            if plan.user not in {*fleet.users, *fleet.reserved}:
+                self.room()
+            fleet.reserved.discard(plan.user)
             self.change({plan.user: plan.password})
         for user in plan.ended:
             await fleet.alive()
+            fleet.reserved.discard(user)
             if user in fleet.users:
                 self.change({user: None})
         return VectorsSeen((), False)

@@ -11,10 +11,11 @@ from tenantry import names, rotation
 from tenantry.api import Tenant
 from tenantry.api.tenant import RotatedCredentials as State
 from tenantry.credentials import Logins
+from tenantry.desired.vectors import VectorPlan
 from tenantry.rotation import DRAIN, Rotations
 from tenantry.sharedlogins import MOST, SharedLogins, placed
 from tests import samples
-from tests.unit.rotation.fakes import REPLICAS, Crash, Fleet, operator, reconcile
+from tests.unit.rotation.fakes import REPLICAS, Crash, FakeMilvus, Fleet, operator, reconcile
 
 NOW = datetime(2026, 11, 22, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -59,6 +60,8 @@ async def test_whatever_a_pod_holds_is_accepted(
             world.ask()
         elif step < 0.93:
             world.restart()
+        elif step < 0.945:
+            fleet.full = not fleet.full
         elif step < 0.96:
             world.back_up()
         else:
@@ -69,6 +72,7 @@ async def test_whatever_a_pod_holds_is_accepted(
         generations |= set(fleet.users)
         assert len(fleet.shared) <= MOST
     assert crashes > 1
+    fleet.full = False
     for _ in range(400):
         await reconcile(fleet, process, *tiers)
         for world in worlds:
@@ -87,6 +91,63 @@ async def test_whatever_a_pod_holds_is_accepted(
         assert logins[0].endswith("ab"[state["generation"] % 2])
     assert [*fleet.users] == [worlds[0].pods[0].held["milvus"]["user"]], "one user is left, which all Pods hold"
     assert len(generations) > (2 if len(tiers) > 1 else 1), "it was rotated"
+
+
+@pytest.mark.parametrize("tiers", [SHARING, {"acme": "enterprise"}], ids=["shared", "own"])
+async def test_a_full_milvus_leaves_tenants_ready_and_is_tried_again(
+    tiers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(random.Random(0), tiers)
+    world = fleet.worlds["acme"]
+    monkeypatch.setattr(rotation, "clock", lambda: fleet.now.replace(microsecond=0))
+    process = operator(fleet)
+    tries = 0
+
+    reserve = FakeMilvus.reserve
+
+    async def counted(self: FakeMilvus, plan: VectorPlan) -> None:
+        nonlocal tries
+        tries += 1
+        await reserve(self, plan)
+
+    monkeypatch.setattr(FakeMilvus, "reserve", counted)
+
+    async def go_on(times: int) -> None:
+        for _ in range(times):
+            await reconcile(fleet, process, *tiers)
+            for each in fleet.worlds.values():
+                each.roll()
+            fleet.wait(10)
+
+    await go_on(6)
+    held, users = dict(world.pods[0].held), dict(fleet.users)
+    fleet.full = True
+    for each in fleet.worlds.values():
+        each.ask()
+    await go_on(60)  # ten minutes
+    assert 9 <= tries <= 25, f"{tries} tries: of the whole region one at a time, more and more slowly"
+    for each in fleet.worlds.values():
+        assert each.stored().get("generation", 0) == 0, "nothing was begun"
+        conditions = {c["type"]: c for c in each.tenant["status"]["conditions"]}
+        assert conditions["Ready"]["status"] == conditions["VectorsReady"]["status"] == "True"
+        assert conditions["VectorsReady"]["reason"] == "RotationWaits"
+        assert conditions["Stalled"]["status"] == "False"
+        for kind in ("Ready", "VectorsReady"):
+            assert "proxy.maxUserNum; raise it" in conditions[kind]["message"]
+    assert world.pods[0].held == held
+    assert fleet.users == users
+    fleet.full = False
+    for _ in range(400):
+        await go_on(1)
+        if all(each.at_rest for each in fleet.worlds.values()):
+            break
+    await go_on(2)
+    for each in fleet.worlds.values():
+        assert each.at_rest
+        conditions = {c["type"]: c for c in each.tenant["status"]["conditions"]}
+        assert conditions["VectorsReady"]["reason"] == "InForce"
+        assert "maxUserNum" not in conditions["Ready"]["message"]
+    assert not fleet.users.keys() & users.keys(), "all of them go with the next one now"
 
 
 def tenant(status: State | None = None, *, ready: bool = True, asks: str = "") -> Tenant:

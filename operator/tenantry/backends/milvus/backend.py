@@ -1,6 +1,7 @@
 """What the operator asks of one Milvus: a place for a tenant, that it holds, and that it goes."""
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Hashable
@@ -212,9 +213,15 @@ class MilvusBackend:
         await self._storage.look(plan)
 
     async def reserve(self, plan: VectorPlan) -> None:
-        """The tenant's own role and user alone, which is where Milvus is full first; cheaper than a collection."""
-        if plan.user and await self._secured():
+        """The plan's role and user alone, which is where Milvus is full first; cheaper than a collection."""
+        if not plan.user or not await self._secured():
+            return
+        collection = plan.place.collection
+        async with self._shared[collection] if plan.shared else contextlib.nullcontext():
             await self._access.reserve(plan)
+            number = vectors.shared_user_number(collection, plan.user) if plan.shared else None
+            if number is not None and collection in self._users:
+                self._users[collection] |= {number}
 
     async def _shared_collections(self, hint: str) -> list[str]:
         return [hint] if hint else [n for n in await self._storage.collections() if n.startswith("shared_")]

@@ -148,8 +148,11 @@ class PostgresBackend:
         join, leave = as_member(role)
         async with self._connections.use() as session:
             await session.run(join, what=f"a membership of {role}")
-            await removal.end_sessions(session, [role], [])
-            await session.run(leave, what=f"the end of the membership of {role}")
+            try:
+                await removal.end_sessions(session, [role], [])
+            finally:
+                if session.idle:  # else the next try gives it back
+                    await session.run(leave, what=f"the end of the membership of {role}")
 
     async def sync_keys(self, plan: DatabasePlan, rows: Sequence[AccessKeyRow]) -> bool:
         """Make the tenant's keys exactly `rows`; whether anything was written.  Requires `ensure`.
