@@ -8,6 +8,8 @@ a real Milvus 2.3.5.  Standard output is the markdown of docs/performance.md; st
 import argparse
 import contextlib
 import os
+import signal
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--tiers", type=int, nargs=3, metavar=("FREE", "PRO", "ENTERPRISE"), help="only these tiers")
     parser.add_argument("--bad", type=int, metavar="TENANTS", help="only the bad backends, with so many tenants")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended on request."))  # so that no server stays behind
     counts = options.tenants or ([100, 500, 2000] if options.full else [100])
     only = bool(options.tenants or options.tiers or options.bad)
     load = os.getloadavg()[0]

@@ -20,7 +20,10 @@ from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, Replica, Wor
 from tests.proxy import Proxy
 
 OTHER = "other"
-"""A second region, of its own vector dimension; it reaches its servers through proxies."""
+"""A second region, of its own vector dimension; it reaches its servers through proxies.
+
+Its PostgreSQL is another one, as a region's is: on the same one, what a slow transaction locks is locked for all.
+"""
 Fault = Literal["", "slow", "hang", "refuse"]
 """What is wrong with the way to a server; the last two are those of `tests.proxy`."""
 SLOW_SECONDS = 2.0
@@ -131,6 +134,7 @@ class Servers:
         folder.mkdir(parents=True)
         self.plane = Plane(folder / "plane", apart=apart)
         self._database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
+        self._other = postgres.Server(postgres.embedded_bin(), folder / "postgres-other", 0, settings={"fsync": "off"})
         self._vectors = milvus.Server(folder / "milvus", 0, settings=milvus.RAISED)
         self._folder = folder
         self._faults = postgres_fault, milvus_fault
@@ -139,13 +143,14 @@ class Servers:
 
     def __enter__(self) -> Self:
         try:
-            self._database.start()
-            postgres.prepare_admin(self._database, ADMIN_PASSWORD)
+            for server in (self._database, self._other):
+                server.start()
+                postgres.prepare_admin(server, ADMIN_PASSWORD)
             self._vectors.start()
             self._vectors.prepare(ADMIN_PASSWORD)
             self.plane.start()
             self.world = prepare(self.plane, self._database, self._vectors, self._folder)
-            for port, fault in zip((self._database.port, self._vectors.port), self._faults, strict=True):
+            for port, fault in zip((self._other.port, self._vectors.port), self._faults, strict=True):
                 self._proxies.append(faulty(port, fault))
             self._other_region()
         except BaseException:
@@ -159,7 +164,7 @@ class Servers:
         if hasattr(self, "world"):
             for replica in self.world.replicas:
                 replica.kill()  # nothing that it made is wanted
-        for server in (self.plane, *self._proxies, self._vectors, self._database):
+        for server in (self.plane, *self._proxies, self._vectors, self._database, self._other):
             server.stop()
 
     def _other_region(self) -> None:
