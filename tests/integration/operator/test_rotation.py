@@ -46,9 +46,10 @@ class Replica(threading.Thread):
 
     def _search(self, credentials: Json, client: MilvusClient) -> None:
         told, count = credentials["milvus"], 0
+        inside = [told["partition"]] if told["partition"] else None
         while not self._end.wait(0.05):
             client.search(
-                told["collection"], [[0.5] * 8], limit=1, partition_names=[told["partition"]],
+                told["collection"], [[0.5] * 8], limit=1, partition_names=inside,
                 filter=f'tenant == "{told["tag"]}"', timeout=60,
             )  # fmt: skip
             self.done[told["user"]] = self.done.get(told["user"], 0) + 1
@@ -158,6 +159,31 @@ def test_the_user_of_a_shared_collection(operator):
     assert {name: held(world, name) for name in tenants} == second
     assert held(world, "turn-three") == third
     assert users(world, before) == {after}
+
+
+def test_by_age(operator):
+    """Nobody asks, and no search and no session fails."""
+    world = operator
+    world.tenant("aged", "enterprise")
+    world.ready("aged")
+    first, replica = held(world, "aged"), Replica(world, "aged")
+    replica.start()
+    try:
+        until(lambda: replica.done, "it searches")
+        long_ago = {"generation": 0, "rotatedAt": "2026-01-01T00:00:00Z"}
+        world.patch(f"{GROUP}/tenants/aged/status", {"status": {"credentials": long_ago}})
+        until(lambda: state(world, "aged").get("rolledOutAt"), "it is rotated", 90)
+        after = held(world, "aged")["milvus"]["user"]
+        assert after != first["milvus"]["user"]
+        until(lambda: replica.done.get(after, 0) > 5 or replica.failed, "the new logins are used")
+        until(lambda: not accepted(first), "the login before is closed")
+        until(lambda: replica.done[after] > 20 or replica.failed, "it searches on")
+    finally:
+        replica.stop()
+    assert not replica.failed, replica.failed
+    shown = state(world, "aged")
+    assert (shown["generation"], shown.get("requested", "")) == (1, "")
+    world.deleted("aged")
 
 
 def test_a_milvus_without_room_for_one_more_user(operator):
