@@ -8,6 +8,8 @@ from tenantry.api import DataRegion, Tenant
 from tenantry.api.tenant import Pinned, RotatedCredentials
 from tenantry.backends.connection import Json
 from tenantry.credentials import Logins
+from tenantry.desired.database import DatabasePlan
+from tenantry.desired.postgres.seen import Removal
 from tenantry.desired.vectors import VectorPlan
 from tenantry.regions import Backends
 from tenantry.resolve import Resolved
@@ -29,6 +31,8 @@ class Work:
     """How many of the tenant's Kubernetes objects had changed when this began."""
     vectors: VectorPlan | None = None
     """Set once the vectors were seen to hold."""
+    removal: tuple[DatabasePlan, Removal] | None = None
+    """Vectors were deleted, and Milvus was not asked for their space since."""
     turn: RotatedCredentials = field(default_factory=RotatedCredentials)
     """Whose turn it is among the tenant's logins."""
     logins: Logins | None = None

@@ -107,11 +107,6 @@ class Client:
             for row, identity in enumerate(results.ids.str_id.data)
         ]
 
-    async def compact(self, collection: str) -> None:
-        """Ask for the space of deleted rows; returns once Milvus has taken note.  It wants the collection's number."""
-        described = await self._call("DescribeCollection", milvus.DescribeCollectionRequest(collection_name=collection))
-        await self._call("ManualCompaction", milvus.ManualCompactionRequest(collectionID=described.collectionID))
-
     async def ping(self, collection: str, partitions: Sequence[str]) -> None:
         """Ask for a row that is not there: raises MilvusError where a search would fail too."""
         await self._call(

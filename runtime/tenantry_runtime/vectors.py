@@ -130,22 +130,6 @@ class Vectors:
         )
         return [_found(row, metric) for row in rows]
 
-    async def compact(self) -> bool:
-        """Ask Milvus to give the space of deleted rows back; False where it does not take that from this user.
-
-        It does so by itself, too, later: so nothing fails where this does.
-        """
-        from tenantry_runtime.milvus import Client, MilvusError
-
-        if not isinstance(self._client, Client):
-            return False
-        try:
-            await self._client.compact(self._milvus.collection)
-        except MilvusError as error:
-            log.info("Milvus was asked to compact, and has not: %s", error)
-            return False
-        return True
-
     async def check(self) -> bool:
         """Connect if need be, and see whether the tenant's collection answers."""
         try:

@@ -37,6 +37,7 @@ class Database:
                 logins, plan, digest = await self._planned(work, backends)
                 seen = await backends.postgres.ensure(plan, logins=True)
             tools.drift("database", 0 if seen.created or work.rotating else len(seen.corrected))
+            work.removal = (plan, seen.removal) if seen.removal else None
             if seen.spent_nano is not None and seen.month:
                 work.report.spend = Spend(month=seen.month, amount=dollars(seen.spent_nano))
         work.report.database = f"{plan.database}/{plan.things.schema}"

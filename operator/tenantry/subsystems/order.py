@@ -21,6 +21,7 @@ from tenantry.outcomes import compliance, failed, usable
 from tenantry.regions import Backends, Regions
 from tenantry.rotation import Rotations
 from tenantry.status import Outcome
+from tenantry.subsystems.compaction import Compaction
 from tenantry.subsystems.database import Database
 from tenantry.subsystems.namespaces import Namespaces
 from tenantry.subsystems.runtime import Runtime
@@ -52,6 +53,7 @@ class Subsystems:
         self._namespaces = Namespaces(self._tools)
         self._database = Database(self._tools, keys)
         self._vectors = Vectors(self._tools)
+        self._compaction = Compaction()
         self._runtime = Runtime(self._tools, self._namespaces)
         keys.drifted = lambda: self._tools.drift("keys", 1)
 
@@ -73,6 +75,8 @@ class Subsystems:
             report.add(await self._attempt(Type.RUNTIME, self._runtime.ensure(work, backends)))
         else:
             report.add(outcomes.waits(self._runtime.deployment(work), waiting))
+        if backends:
+            self._compaction.begin(work, backends)
         if work.logins:
             now = rotation.clock()
             work.turn = self.rotations.ended(work.turn, now, work.resolved, ready=report.ready, used=work.logins)

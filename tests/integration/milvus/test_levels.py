@@ -46,6 +46,15 @@ async def test_the_life_of_a_tenant(
     assert spy.writes == []
     assert not (await restarted.ensure(plan)).created
 
+    # The space of deleted rows: asked for by the region's login, once for many deletions; no tenant's user may.
+    described = await backend._storage.describe(place.collection, place.database)
+    asking = milvus.ManualCompactionRequest(collectionID=described.collectionID)
+    assert await user.verdict("ManualCompaction", asking) == "right missing"
+    spy = Spy(backend)
+    assert await backend.compact(place, deleted_ago=2)
+    assert await backend.compact(place, deleted_ago=600)  # asked since
+    assert not await backend.compact(place, deleted_ago=0)  # too soon to ask again
+    assert spy.writes == ["ManualCompaction"]
     await backend.remove(first.uid, place.collection, isolation, "Delete")
     second = tenant(isolation, uid=str(uuid.uuid4()), model=model)
     new = planned(second, await backend.place(second))

@@ -41,6 +41,11 @@ def test_what_compliance_keeps_outlives_the_tenant(operator):
     until(lambda: owners <= listed(), "the list has all tenants")
     until(lambda: owners <= listed("tenant_audited_own"), "so has the copy")
 
+    # Vectors were deleted: Milvus, which lets no tenant ask, is asked for their space by the operator.
+    table = "tenant_audited_one__runtime.documents_state"
+    world.rows(f"UPDATE {table} SET removed_at = clock_timestamp()")
+    until(lambda: world.rows(f"SELECT removed_at FROM {table}") == [(None,)], "compaction was asked for")
+
     # The month's spend reaches a percent of the budget: one Event, however often it is looked at.
     world.rows(
         "INSERT INTO tenant_audited_not__runtime.meter (subject, filled_at, day, day_zone, day_ends_at, month,"

@@ -303,6 +303,33 @@ async def test_the_months_spend_is_the_meters(backend: PostgresBackend, tenant: 
     assert (await backend.ensure(tenant.plan())).spent_nano == 0
 
 
+async def test_a_deletion_of_vectors_is_seen_until_it_was_answered_for(
+    backend: PostgresBackend, tenant: Tenant
+) -> None:
+    plan = tenant.plan()
+    assert (await backend.ensure(plan)).removal is None
+    deleted = "UPDATE documents_state SET removed_at = clock_timestamp()"
+    with tenant.session("a") as runtime:
+        runtime.execute(deleted)
+    seen = (await backend.ensure(plan)).removal
+    assert seen is not None
+    assert 0 <= seen.seconds_ago < 60
+    with tenant.session("a") as runtime:
+        runtime.execute(deleted)
+    await backend.compacted(plan, seen)  # what was deleted since is not forgotten
+    again = (await backend.ensure(plan)).removal
+    assert again is not None
+    assert again.at > seen.at
+    await backend.compacted(plan, again)
+    assert (await backend.ensure(plan)).removal is None
+    # a tenant of before the column was there
+    tenant.superuser("ALTER TABLE {runtime}.documents_state DROP COLUMN removed_at")
+    tenant.superuser("DELETE FROM {runtime}.schema_migrations WHERE name = 'compaction'")
+    assert (await backend.ensure(plan)).removal is None
+    with tenant.session("a") as runtime:
+        runtime.execute(deleted)
+
+
 async def test_an_older_set_of_tables_is_brought_up(backend: PostgresBackend, tenant: Tenant) -> None:
     """An upgrade of the operator: only what is missing runs, and it is no drift."""
     from dataclasses import replace

@@ -389,3 +389,40 @@ def test_a_deleted_document_is_never_given_again(home: Tenant, documented: tuple
         assert after.model_extra["tenantry"]["documents"] == []
     assert ask(other, question, extra_body={"tenantry": {"retrieval": False}})[0] == "hit"
     client.vector_stores.delete(store)
+
+
+@pytest.mark.parametrize("way", ["update", "detach", "store", "all"])
+def test_each_way_to_take_a_document_out_is_in_the_next_answer(
+    home: Tenant, documented: tuple[openai.OpenAI, openai.OpenAI], way: str
+) -> None:
+    client, other = documented
+    store = client.vector_stores.create(name="docs").id
+    file = add(client, store)
+    wanted = {"filters": {"type": "eq", "key": "kind", "value": "test"}, "vectorStoreIds": [store]}
+    extra = {"extra_body": {"tenantry": {"retrieval": wanted}}}
+    question = str(QUESTION[0]["content"])
+    for one, said in ((client, "miss"), (other, "hit")):
+        result, answer = ask(one, question, **extra)
+        assert (result, "45 days" in answer.choices[0].message.content) == (said, True)
+        rows(home)
+    if way == "update":
+        client.vector_stores.files.update(file, vector_store_id=store, attributes={"kind": "other"})
+    elif way == "detach":
+        client.vector_stores.files.delete(file, vector_store_id=store)
+    elif way == "store":
+        client.vector_stores.delete(store)
+    else:
+        client.delete(f"/files?confirm={home.name}", cast_to=object)
+    if way != "update":  # what is deleted is not kept until it is swept either
+        assert home.sql("SELECT 1 FROM response_cache WHERE documents_at IS NOT NULL") == []
+    for one in documented:
+        if way == "store":
+            with pytest.raises(openai.NotFoundError):
+                ask(one, question, **extra)
+        result, answer = ask(one, question, **(extra if way != "store" else {}))
+        assert "45 days" not in answer.choices[0].message.content
+        assert answer.model_extra["tenantry"]["documents"] == []
+    if way != "all":
+        client.files.delete(file)
+    if way != "store":
+        client.vector_stores.delete(store)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -291,7 +292,26 @@ def test_what_its_retention_no_longer_keeps_is_deleted_in_batches(scripted: Tena
         await store.close()
         return deleted
 
+    async def kept_house() -> None:
+        """As each replica does it, by the tenant's own setting."""
+        store, loaded = Store(scripted.credentials.postgres, 1), asyncio.Event()
+        loaded.set()
+        await store.open()
+        setting = scripted.configuration.model_copy(update={"conversations_retention_days": 7})
+        service: Any = SimpleNamespace(store=store, live=SimpleNamespace(loaded=loaded, current=setting))
+        house = asyncio.create_task(conversations.keep_house(service))
+        async with asyncio.timeout(60):
+            while await store.fetch("SELECT 1 FROM conversations WHERE user_name = 'older'"):
+                await asyncio.sleep(0.05)
+        house.cancel()
+        await store.close()
+
     assert asyncio.run(clean()) == [conversations.BATCH, 1, 0]
+    scripted.sql(
+        "INSERT INTO conversations (id, user_name, last_item_at) "
+        "VALUES ('conv_older', 'older', clock_timestamp() - interval '8 days')"
+    )
+    asyncio.run(kept_house())
     assert texts(client, young) == ["Hello"]
     with pytest.raises(openai.NotFoundError):
         client.conversations.retrieve(old)

@@ -162,6 +162,8 @@ def test_what_is_deleted_is_found_no_more(home: Tenant, client: openai.OpenAI, s
         COLLECTION, filter=f'store_id == "{store}"', output_fields=["file_id"], partition_names=[home.partition]
     )
     assert {row["file_id"] for row in rows} == {kept}
+    # and it is written down for the operator, which asks Milvus for the space
+    assert home.sql("SELECT removed_at > clock_timestamp() - interval '1 minute' FROM documents_state") == [(True,)]
     # the same file can be put in again
     client.vector_stores.files.create(store, file_id=detached)
     wait(client, store, detached)

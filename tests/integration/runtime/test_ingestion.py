@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -107,6 +108,9 @@ def test_each_level_finds_its_own_and_really_deletes(stack: Stack, home: Tenant,
         assert search(client, store) == {"Lisbon.md", "Faro.md"}
         eventually(lambda: len(tenant.chunks()) == 2)
 
+        with planted(tenant, store, files["Faro"]):
+            asyncio.run(dropped(tenant, store, {"The harbour of Lisbon.", "The harbour of Faro."}))
+
         # All that is left, by the tenant's own name only.
         for wrong in ("", "?confirm=", "?confirm=all", f"?confirm={home.name}"):
             with pytest.raises(openai.UnprocessableEntityError) as refused:
@@ -132,59 +136,62 @@ def search(client: openai.OpenAI, store: str, **options: Any) -> set[str]:
 PLANTED = "a" * 32 + "-0"
 
 
-@pytest.fixture
-def planted(home: Tenant, service: Replica) -> Iterator[tuple[openai.OpenAI, str]]:
-    """A client, and a store with one document and one chunk of another tenant's, under the same ids.
+@contextmanager
+def planted(tenant: Tenant, store: str, file: str) -> Iterator[None]:
+    """One chunk of another tenant's, under ids of this one's: as a fault elsewhere would leave it in its place."""
+    place = {"partition_names": [tenant.partition]} if tenant.partition else {}
+    into = {"partition_name": tenant.partition} if tenant.partition else {}
+    with tenant.vectors() as milvus:
+        wanted = {"filter": f'file_id == "{file}"', "output_fields": ["vector", "chunk"], "consistency_level": "Strong"}
+        (row,) = milvus.query(tenant.collection, **wanted, **place)
+        foreign = {**row, "id": PLANTED, "tenant": "e" * 32, "file_id": file, "store_id": store, "text": "PLANTED"}
+        milvus.insert(tenant.collection, foreign, **into)
+        yield
+        milvus.delete(tenant.collection, ids=[PLANTED], **into)
 
-    As a fault elsewhere would leave it in the partition of a shared collection.
-    """
+
+async def dropped(tenant: Tenant, store: str, texts: set[str]) -> None:
+    """With a Milvus that does not keep to the condition on its search (here it is given none), and chat likewise."""
+    service = Service(tenant.credentials)
+    await service.start()
+    try:
+        await asyncio.wait_for(service.live.loaded.wait(), 60)
+        transport = httpx.ASGITransport(create_app(service))
+        key = {"Authorization": f"Bearer {tenant.key}"}
+        chat = {"messages": [{"role": "user", "content": "Where is the harbour?"}], "model": "gpt-4o-mini"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(vectors, "scope_expression", lambda tag, places: 'id != ""')
+            async with httpx.AsyncClient(transport=transport, base_url="http://runtime", headers=key) as client:
+                found = await client.post(f"/v1/vector_stores/{store}/search", json={"query": "harbour"})
+                answer = await client.post("/v1/chat/completions", json=chat)
+        assert found.status_code == answer.status_code == 200
+        assert {hit["content"][0]["text"] for hit in found.json()["data"]} == texts
+        assert "PLANTED" not in answer.text
+        assert answer.json()["tenantry"]["documents"]
+        shown = (await service.metrics.expose(service.store, service.ledger, service.live.current)).decode()
+        assert re.search(r'tenantry_leaks_blocked_total\{.*kind="foreign_hit".*\} 2\.0', shown)
+        told = tenant.sql(
+            "SELECT action, details->'leaks' FROM audit WHERE phase = 'outcome' AND details ? 'leaks' "
+            "ORDER BY at DESC LIMIT 2"
+        )
+        leak = {"search": {"blocked": {"foreign_hit": 1}}}
+        assert sorted(told) == [("chat.completions.create", leak), ("vector_stores.search", leak)]
+    finally:
+        await service.close()
+
+
+def test_a_foreign_chunk_is_not_asked_for_and_a_foreign_hit_is_dropped_counted_and_audited(
+    home: Tenant, service: Replica
+) -> None:
+    """In a partition of a shared collection; the other levels are tried above."""
     client = service.client(home.key)
     store = client.vector_stores.create(name="docs").id
     file = client.vector_stores.files.upload_and_poll(
         vector_store_id=store, file=("a.md", b"The harbour of Lisbon."), poll_interval_ms=100
     ).id
-    with home.vectors() as milvus:
-        place = {"collection_name": home.collection, "partition_names": [home.partition]}
-        (row,) = milvus.query(filter=f'file_id == "{file}"', output_fields=["vector", "chunk"], **place)
-        foreign = {**row, "id": PLANTED, "tenant": "e" * 32, "file_id": file, "store_id": store, "text": "PLANTED"}
-        milvus.insert(home.collection, foreign, partition_name=home.partition)
-        yield client, store
-        milvus.delete(home.collection, ids=[PLANTED], partition_name=home.partition)
+    with planted(home, store, file):
+        hits = client.vector_stores.search(store, query="harbour").data
+        assert [hit.content[0].text for hit in hits] == ["The harbour of Lisbon."]
+        asyncio.run(dropped(home, store, {"The harbour of Lisbon."}))
     client.files.delete(file)
     client.vector_stores.delete(store)
-
-
-def test_a_foreign_chunk_is_not_even_asked_for(planted: tuple[openai.OpenAI, str]) -> None:
-    client, store = planted
-    hits = client.vector_stores.search(store, query="harbour").data
-    assert [hit.content[0].text for hit in hits] == ["The harbour of Lisbon."]
-
-
-async def test_a_foreign_hit_is_dropped_counted_and_audited(
-    home: Tenant, planted: tuple[openai.OpenAI, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Milvus that does not keep to the condition on its search: here, one that is given none."""
-    monkeypatch.setattr(vectors, "scope_expression", lambda tag, places: 'id != ""')
-    service = Service(home.credentials)
-    await service.start()
-    try:
-        await asyncio.wait_for(service.live.loaded.wait(), 60)
-        transport = httpx.ASGITransport(create_app(service))
-        async with httpx.AsyncClient(transport=transport, base_url="http://runtime") as client:
-            answer = await client.post(
-                f"/v1/vector_stores/{planted[1]}/search",
-                json={"query": "harbour"},
-                headers={"Authorization": f"Bearer {home.key}"},
-            )
-        assert answer.status_code == 200
-        assert [hit["content"][0]["text"] for hit in answer.json()["data"]] == ["The harbour of Lisbon."]
-        shown = (await service.metrics.expose(service.store, service.ledger, service.live.current)).decode()
-        assert re.search(r'tenantry_leaks_blocked_total\{.*kind="foreign_hit".*\} 1\.0', shown)
-        details = home.sql(
-            "SELECT details->'leaks' FROM audit WHERE resource_id = %s AND action = 'vector_stores.search' "
-            "AND phase = 'outcome' ORDER BY at DESC LIMIT 1",
-            (planted[1],),
-        )
-        assert details == [({"search": {"blocked": {"foreign_hit": 1}}},)]
-    finally:
-        await service.close()

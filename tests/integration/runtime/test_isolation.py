@@ -177,6 +177,13 @@ def test_every_route_with_anothers_ids(sides: tuple[Side, Side]) -> None:
                 assert status == 200
                 assert all(value not in text for value in one.ids.values() if value != "gpt-4o-mini")
 
+    # Whoever asked for what is another tenant's is in the audit of its own.
+    denied = two.tenant.sql(
+        "SELECT DISTINCT resource_id FROM audit WHERE event_type = 'access_denied' AND status = '404'"
+    )
+    theirs = {value for name, value in one.ids.items() if name not in ("model", "other_file_id")}
+    assert theirs <= {row[0] for row in denied}
+
     # The same requests at home: each succeeds, and those that show content show the secret.
     shown = 0
     for method, path in routes:

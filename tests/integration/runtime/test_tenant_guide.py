@@ -1,6 +1,7 @@
 """docs/tenant-guide.md: each of its snippets runs, in order, as its reader would run them."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from dev.cluster import paths
 from tenantry_runtime.config import Limits
-from tests.integration.runtime.stack import ROOT, Replica, Tenant
+from tests.integration.runtime.stack import ROOT, Replica, Tenant, get
 
 GUIDE = ROOT / "docs" / "tenant-guide.md"
 JAVASCRIPT = Path(__file__).parent / "javascript"
@@ -32,6 +33,16 @@ def snippets(language: str) -> str:
 def environment(home: Tenant, service: Replica) -> dict[str, str]:
     home.apply((service,), limits=Limits())
     return {**os.environ, "TENANTRY_API_KEY": home.key, "TENANTRY_BASE_URL": f"{service.url}/v1"}
+
+
+def test_the_address_names_the_service_and_links_its_document(service: Replica) -> None:
+    status, body = get(f"{service.url}/")
+    assert status == 200
+    said = json.loads(body)
+    assert said["name"] == "Tenantry runtime"
+    status, document = get(service.url + said["openapi"])
+    assert status == 200
+    assert "/v1/chat/completions" in json.loads(document)["paths"]
 
 
 def run(words: list[str], environment: dict[str, str], folder: Path) -> str:

@@ -103,6 +103,7 @@ def test_who_is_looked_up_at_all() -> None:
     assert not ticket(Cache(), tenantry={"cache": False})
     assert ticket(Cache(), tenantry={"cache": True})
     assert not ticket(Cache(), "max-age=0, No-Store")
+    assert not ticket(Cache(), tenantry={"conversation": "conv_1"})
     assert not ticket(Cache(), tools=[tool])
     assert not ticket(Cache(), functions=[tool["function"]])
     said = [*HELLO["messages"], {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]}]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import defaultdict
 from collections.abc import Hashable
@@ -29,6 +30,10 @@ REMEMBER_SECONDS = 30.0
 
 LOGIN_SECONDS = 600.0
 """How long a login that was seen to work is believed."""
+
+
+COMPACT_SECONDS = 300.0
+"""So often at most one collection is asked for the space of its deleted rows, by all of its tenants together."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class MilvusBackend:
         """Collection -> tags of tenants that were given a place in it and have no partition yet."""
         self._users: dict[str, frozenset[int]] = {}
         """Shared collection -> the numbers of its users, as last seen and since changed."""
+        self._compactions: dict[tuple[str, str], tuple[float, bool]] = {}
+        """Database and collection -> when (monotonic) compaction was last asked for, and whether Milvus took it."""
 
     async def close(self) -> None:
         await self._client.close()
@@ -194,6 +201,23 @@ class MilvusBackend:
             await self._storage.drop_database(database)
         else:
             await self._storage.drop_collection(own)
+
+    async def compact(self, place: Place, deleted_ago: float) -> bool:
+        """Ask Milvus for the space of deleted rows; whether it was asked since what was deleted so many seconds ago.
+
+        What another tenant of a shared collection asked counts for all.  False: it was asked too lately to ask again.
+        """
+        now, where = time.monotonic(), (place.database, place.collection)
+        began, taken = self._compactions.get(where, (-math.inf, False))
+        if taken and now - began < deleted_ago:
+            return True
+        if now - began < COMPACT_SECONDS:
+            return False
+        recent = {at: last for at, last in self._compactions.items() if now - last[0] < COMPACT_SECONDS}
+        self._compactions = {**recent, where: (now, False)}
+        await self._storage.compact(place.collection, place.database)
+        self._compactions[where] = (now, True)
+        return True
 
     async def level(self, uid: str, collection_hint: str) -> VectorIsolation | None:
         """The level at which vectors of this UID lie here; None where there are none."""

@@ -129,6 +129,13 @@ class Storage:
             written.append(f"loading of partition {place.partition}")
         return written
 
+    async def compact(self, collection: str, database: str = DEFAULT_DATABASE) -> None:
+        """Ask for the space of deleted rows; returns once Milvus has taken note.  Fine where it is gone."""
+        found = await self.describe(collection, database)
+        if found is not None:
+            request = milvus.ManualCompactionRequest(collectionID=found.collectionID)
+            await self._client.call("ManualCompaction", request, database)
+
     # Remove
 
     async def drop_partition(self, collection: str, partition: str) -> None:

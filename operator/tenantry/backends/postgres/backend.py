@@ -23,7 +23,7 @@ from tenantry.desired.postgres import inside as insides
 from tenantry.desired.postgres import shared as shareds
 from tenantry.desired.postgres.archive import Ending
 from tenantry.desired.postgres.leaks import Leaks
-from tenantry.desired.postgres.seen import Inside, Shared
+from tenantry.desired.postgres.seen import Inside, Removal, Shared
 from tenantry.desired.postgres.statements import Correction, as_member
 from tenantry.desired.postgres.things import CONNECT_ROLE, Isolation, Policy, Things
 from tenantry_runtime.config import AccessKeyRow
@@ -79,6 +79,8 @@ class DatabaseSeen:
     """The month (YYYY-MM, the tenant's time zone) of `spent_nano`; None before the first call."""
     spent_nano: int | None
     """Nano-dollars settled in that month."""
+    removal: Removal | None
+    """Vectors that were deleted since Milvus was last asked for the space of such."""
 
 
 class PostgresBackend:
@@ -120,6 +122,7 @@ class PostgresBackend:
             kept_up=tuple(work.kept_up),
             month=inside.month,
             spent_nano=inside.spent_nano,
+            removal=inside.removal,
         )
 
     async def _try_logins(self, plan: DatabasePlan, work: "_Work") -> None:
@@ -173,6 +176,13 @@ class PostgresBackend:
             if correction:
                 await session.transact([correction])
             return correction is not None
+
+    async def compacted(self, plan: DatabasePlan, removal: Removal) -> None:
+        """Milvus was asked for the space of what was deleted until then; a later deletion stays written down."""
+        table = sql.Identifier(plan.things.runtime_schema, "documents_state")
+        forget = sql.SQL("UPDATE {} SET removed_at = NULL WHERE removed_at = %s::timestamptz").format(table)
+        async with self._connections.use(plan.database) as session:
+            await session.run(forget, (removal.at,), what="the note of a deletion of vectors")
 
     async def remove(
         self, tenant: str, uid: str, isolation: Isolation, policy: Policy, ending: Ending | None = None

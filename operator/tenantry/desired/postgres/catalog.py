@@ -104,6 +104,12 @@ _ROWS: Mapping[str, tuple[LiteralString, LiteralString]] = {
         " ELSE jsonb_build_array(to_char(now() AT TIME ZONE month_zone, 'YYYY-MM'), 0) END"
         " FROM {table} WHERE subject = 'tenant'",
     ),
+    # Read as JSON, for the column may not be there yet: it comes with a migration, after this look.
+    "documents_state": (
+        "removal",
+        "SELECT jsonb_build_array(d.at, extract(epoch FROM clock_timestamp() - d.at::timestamptz))"
+        " FROM (SELECT to_jsonb(s) ->> 'removed_at' AS at FROM {table} s) d WHERE d.at IS NOT NULL",
+    ),
     "audit_default": ("strays", "SELECT to_jsonb(to_char(min(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')) FROM {table}"),
 }
 TABLES = frozenset(_ROWS)

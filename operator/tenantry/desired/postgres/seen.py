@@ -75,6 +75,16 @@ class DefaultAcl:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """The last deletion of vectors in Milvus, after which nobody has asked for their space."""
+
+    at: str
+    """As PostgreSQL writes a time, exactly."""
+    seconds_ago: float
+    """On the server's clock, when it was seen."""
+
+
+@dataclass(frozen=True)
 class Inside:
     """What is in the database that holds the tenant's schemas."""
 
@@ -90,6 +100,7 @@ class Inside:
     month: str | None = None
     """The month (YYYY-MM) of `spent_nano`, in the tenant's time zone."""
     spent_nano: int | None = None
+    removal: Removal | None = None
     today: date = date.min
     """UTC, on the server's clock."""
     strays_since: date | None = None
@@ -114,7 +125,7 @@ def shared(document: Mapping[str, Any]) -> Shared:
 
 def inside(document: Mapping[str, Any], rows: Mapping[str, Any], *, readable: bool = True) -> Inside:
     month, spent = rows.get("month") or (None, None)
-    strays = rows.get("strays")
+    strays, removal = rows.get("strays"), rows.get("removal")
     return Inside(
         schemas=_things(document["schemas"]),
         relations=_things(document["relations"]),
@@ -124,6 +135,7 @@ def inside(document: Mapping[str, Any], rows: Mapping[str, Any], *, readable: bo
         configuration=rows.get("configuration") or {},
         month=month,
         spent_nano=spent,
+        removal=Removal(removal[0], float(removal[1])) if removal else None,
         today=date.fromisoformat(document["today"]),
         strays_since=date.fromisoformat(strays) if strays else None,
         readable=readable,
