@@ -6,7 +6,7 @@ from contextlib import suppress
 import openai
 import pytest
 
-from tenantry_runtime.config import Documents
+from tenantry_runtime.config import Budget, Documents
 from tests.integration.runtime.stack import COLLECTION, Replica, Tenant, eventually
 
 HANDBOOK = b"""# Handbook
@@ -226,4 +226,27 @@ def test_an_ingestion_goes_on_where_a_killed_replica_left_it(home: Tenant, store
         COLLECTION, filter=f'store_id == "{store}"', output_fields=["id"], partition_names=[home.partition]
     )
     assert len(rows) == len({row["id"] for row in rows}) == 1
+    client.files.delete(file)
+
+
+def test_a_spent_budget_stops_an_upload_with_a_sentence_until_it_is_raised(
+    home: Tenant, service: Replica, client: openai.OpenAI, store: str
+) -> None:
+    before = home.configuration.budget
+    home.apply((service,), budget=Budget(monthly_nano=0))
+    try:
+        file = client.files.create(file=("handbook.md", HANDBOOK), purpose="assistants").id
+        client.vector_stores.files.create(store, file_id=file)
+        state = eventually(
+            lambda: (now := client.vector_stores.files.retrieve(file, vector_store_id=store)).status == "failed" and now
+        )
+        assert state.last_error.code == "rate_limit_exceeded"
+        assert "budget" in state.last_error.message
+        assert home.sql("SELECT 1 FROM ledger WHERE kind = 'ingestion' AND status <> 'released'") == []
+    finally:
+        home.apply((service,), budget=before)
+    assert found(client, store) == []
+    client.vector_stores.files.create(store, file_id=file)
+    wait(client, store, file)
+    assert found(client, store) == [file]
     client.files.delete(file)
