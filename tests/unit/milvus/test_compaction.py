@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
 from tenantry.backends.milvus import MilvusBackend, Server, backend
+from tenantry.desired.postgres.seen import Removal
 from tenantry.desired.vectors import Place
+from tenantry.subsystems.compaction import Compaction
 
 SHARED = Place("default", "shared_1", "t_a", "a")
 
@@ -55,3 +59,39 @@ async def test_a_question_that_failed_answers_for_nothing_and_is_not_repeated_at
     asked["now"] += backend.COMPACT_SECONDS
     asked["fails"] = False
     assert await made.compact(SHARED, 600)
+
+
+@pytest.mark.parametrize("comes", [True, False, BackendError(Reason.VECTORS_UNAVAILABLE, "away"), ValueError("odd")])
+async def test_nothing_waits_for_it_and_what_was_not_asked_for_stays_written_down(comes: object) -> None:
+    answered, noted = asyncio.Event(), []
+
+    async def compact(place: Place, deleted_ago: float) -> bool:
+        await answered.wait()
+        if isinstance(comes, Exception):
+            raise comes
+        return bool(comes)
+
+    async def compacted(plan: object, removal: Removal) -> None:
+        noted.append((plan, removal))
+
+    backends: Any = SimpleNamespace(
+        milvus=SimpleNamespace(compact=compact), postgres=SimpleNamespace(compacted=compacted)
+    )
+    removal = ("plan", Removal("2026-11-22T18:00:00+00:00", 3.0))
+
+    def work(**more: object) -> Any:
+        known = {"resolved": SimpleNamespace(uid="u"), "removal": removal, "vectors": SimpleNamespace(place=SHARED)}
+        return SimpleNamespace(**(known | more))
+
+    compaction = Compaction()
+    for nothing in (work(removal=None), work(vectors=None)):
+        compaction.begin(nothing, backends)
+    assert not compaction._under_way
+    compaction.begin(work(), backends)
+    compaction.begin(work(), backends)  # one at a time
+    (task,) = compaction._under_way.values()
+    answered.set()
+    await task
+    await asyncio.sleep(0)
+    assert noted == ([removal] if comes is True else [])
+    assert not compaction._under_way

@@ -79,7 +79,7 @@ class DatabaseSeen:
     """The month (YYYY-MM, the tenant's time zone) of `spent_nano`; None before the first call."""
     spent_nano: int | None
     """Nano-dollars settled in that month."""
-    removal: Removal | None
+    removal: Removal | None = None
     """Vectors that were deleted since Milvus was last asked for the space of such."""
 
 
