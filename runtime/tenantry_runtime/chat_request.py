@@ -60,6 +60,8 @@ _READ = frozenset(
 )
 _ROLES = frozenset({"developer", "system", "user", "assistant", "tool", "function"})
 _PARTS = frozenset({"text", "refusal"})
+_TOOLS = ("custom", "function")
+"""Kinds of tools that the client runs itself."""
 MAX_MESSAGES = 2000
 MAX_CHOICES = 8
 _REASONING = re.compile(r"(?:ft:)?(?:o\d|gpt-5)")
@@ -209,6 +211,11 @@ def _tools(body: dict[str, Any]) -> None:
             not isinstance(value, list) or len(value) > 128 or not all(isinstance(item, dict) for item in value)
         ):
             raise errors.invalid(f"{name} must be a list of at most 128 objects.", name)
+    for index, tool in enumerate(body.get("tools") or []):
+        # What a provider runs by itself (a search of the web, code) has prices that the ledger does not know.
+        if tool.get("type") not in _TOOLS:
+            where = f"tools.{index}.type"
+            raise errors.invalid(f"{where} must be one of {', '.join(_TOOLS)}.", where)
 
 
 def _conversation(own: dict[str, Any], choices: int) -> str | None:
