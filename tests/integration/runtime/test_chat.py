@@ -169,6 +169,28 @@ def test_a_slow_provider_ends_in_time_and_is_paid(stack: object, scripted: Tenan
     assert estimated
 
 
+def test_a_search_whose_embedding_is_broken_is_paid(
+    scripted: Tenant, replicas: tuple[Replica, Replica], client: openai.OpenAI, upstream: Upstream
+) -> None:
+    scripted.sql("INSERT INTO files (id, filename, purpose, bytes, status) VALUES ('file-1', 'a', '', 1, 'uploaded')")
+    scripted.sql("INSERT INTO vector_stores (id) VALUES ('vs_1')")
+    scripted.sql(
+        "INSERT INTO vector_store_files (id, store_id, file_id, status, key_uid, key_name, user_name) "
+        "VALUES (gen_random_uuid(), 'vs_1', 'file-1', 'completed', '', '', '')"
+    )
+    embedding = scripted.configuration.embedding
+    try:
+        scripted.apply(replicas, embedding=embedding.model_copy(update={"dimension": 128}))
+        with pytest.raises(openai.APIStatusError, match="128 dimensions"):
+            client.vector_stores.search("vs_1", query="What is it?")
+        ((kind, status, given, estimated),) = scripted.sql("SELECT kind, status, tokens_in, estimated FROM ledger")
+        assert (kind, status, estimated) == ("search", "settled", True)
+        assert given > 0
+    finally:
+        scripted.sql("TRUNCATE vector_store_files, vector_stores, files CASCADE")
+        scripted.apply(replicas, embedding=embedding)
+
+
 def test_embeddings(home: Tenant, service: Replica) -> None:
     client = service.client(home.key)
     home.reset()
