@@ -308,5 +308,9 @@ def _each(value: Any, change: Callable[[str], str], depth: int = DEEPEST) -> Any
     if isinstance(value, list):
         return [_each(item, change, depth - 1) for item in value]
     if isinstance(value, dict):
-        return {name: item if name in NOT_TEXT else _each(item, change, depth - 1) for name, item in value.items()}
+        return {
+            # A schema's property may be called so, too: then it is an object with texts of its own.
+            name: item if name in NOT_TEXT and isinstance(item, str) else _each(item, change, depth - 1)
+            for name, item in value.items()
+        }
     return value

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tenantry_runtime import chat_request, errors
 from tenantry_runtime.config import Compliance, LeakGuard, leak_hash
-from tenantry_runtime.guard import BETWEEN, Guard, policies
+from tenantry_runtime.guard import BETWEEN, NOT_TEXT, Guard, policies
 from tenantry_runtime.guard_stream import GuardedStream
 from tenantry_runtime.leaks import Detector, apply
 from tenantry_runtime.prompt import Passage
@@ -65,6 +65,15 @@ def test_a_prompt_is_redacted_wherever_its_text_is() -> None:
     assert request.passed["tools"][0]["function"]["description"] == "use [redacted]"
     assert call.event.basic["leaks"] == {"messages": {"redacted": {"aws_key": 3, "foreign_tenant": 1}}}
     assert call.counted == {"aws_key": 3, "foreign_tenant": 1}
+
+
+@pytest.mark.parametrize("name", sorted(NOT_TEXT))
+def test_a_property_of_a_schema_is_looked_into_whatever_its_name(name: str) -> None:
+    properties = {name: {"type": "string", "description": f"as {KEY} has it"}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}
+    request = a_request(a_call(), [{"role": "user", "content": "hi"}], tools=[tool])
+    shown = request.passed["tools"][0]["function"]["parameters"]["properties"][name]
+    assert shown == {"type": "string", "description": "as [redacted] has it"}
 
 
 def test_a_prompt_is_blocked_with_the_name_of_its_message() -> None:
