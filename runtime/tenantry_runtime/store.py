@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -19,6 +21,11 @@ Connection = psycopg.AsyncConnection[Row]
 
 CONNECT_TIMEOUT = 3
 """Seconds to wait for a connection, new or from the pool: a request is refused soon, not late."""
+
+STATEMENT_SECONDS = 20.0
+"""Seconds after which a statement's connection is cut: a server whose host has gone says nothing, not even no."""
+TRANSACTION_SECONDS = 120.0
+"""The same of a transaction, which may hold a whole file."""
 
 _AWAY = (
     psycopg.OperationalError,
@@ -51,8 +58,30 @@ def connection_string(postgres: Postgres, schema: bool = True) -> str:
         connect_timeout=CONNECT_TIMEOUT,
         application_name="tenantry-runtime",
         keepalives_idle=30,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=15_000,  # milliseconds: without it, what was sent is sent again for a quarter of an hour
         options=f"-c search_path={postgres.schema_name}" if schema else None,
     )
+
+
+@contextlib.contextmanager
+def _within(seconds: float, connection: Connection) -> Iterator[None]:
+    """Cuts the connection when the time is over: whoever waits then hears that it has ended."""
+    timer = asyncio.get_running_loop().call_later(seconds, _cut, connection)
+    try:
+        yield
+    except _AWAY as error:
+        if timer.when() <= asyncio.get_running_loop().time():
+            raise StoreUnavailableError("no answer in time") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: Connection) -> None:
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as own:
+        own.shutdown(socket.SHUT_RDWR)
 
 
 class Store:
@@ -116,8 +145,9 @@ class Store:
         for attempt in (1, 2):
             try:
                 async with self._pool.connection() as connection:
-                    cursor = await connection.execute(statement.encode(), values or None)
-                    return await cursor.fetchall() if cursor.description else []
+                    with _within(STATEMENT_SECONDS, connection):
+                        cursor = await connection.execute(statement.encode(), values or None)
+                        return await cursor.fetchall() if cursor.description else []
             except errors.QueryCanceled as error:
                 raise StoreUnavailableError("a statement took too long") from error
             except _AWAY as error:
@@ -136,8 +166,10 @@ class Store:
     async def transaction(self) -> AsyncIterator[Connection]:
         """One connection in one transaction.  Raises StoreUnavailableError."""
         try:
-            async with self._pool.connection() as connection, connection.transaction():
-                yield connection
+            async with self._pool.connection() as connection:
+                with _within(TRANSACTION_SECONDS, connection):
+                    async with connection.transaction():
+                        yield connection
         except _AWAY as error:
             raise StoreUnavailableError(type(error).__name__) from error
 

@@ -1,5 +1,6 @@
 """Start, stop, crash, and the database going away and coming back."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import pytest
 from pydantic import SecretStr
 
 from dev.cluster import net
+from tenantry_runtime import store
 from tenantry_runtime.draining import QUIET_SECONDS
 from tests.integration.runtime.stack import ROOT, Stack, Tenant, eventually, get, process
 from tests.integration.runtime.upstream import Upstream, delta
+from tests.proxy import Proxy
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 
@@ -148,6 +151,40 @@ def test_without_its_database_it_refuses_and_comes_back(stack: Stack, tenant: Te
         # and the configuration is listened to again
         tenant.configure(temperature=0.25)
         eventually(lambda: bool(ask(client)) and upstream.asked[-1]["temperature"] == 0.25)
+
+
+def test_a_database_that_says_nothing_is_away(stack: Stack, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does whose host has gone: its connections stay open, and nothing comes."""
+    monkeypatch.setattr(store, "STATEMENT_SECONDS", 1.0)
+    monkeypatch.setattr(store, "TRANSACTION_SECONDS", 1.0)
+
+    async def within(used: store.Store, proxy: Proxy) -> None:
+        async with used.transaction() as connection:
+            proxy.set("hang")
+            await connection.execute("SELECT 3")
+
+    async def asked(proxy: Proxy) -> None:
+        postgres = tenant.credentials.postgres.model_copy(update={"port": proxy.port})
+        used = store.Store(postgres, 2)
+        await used.open()
+        try:
+            assert await used.one("SELECT 1") == (1,)
+            proxy.set("hang")
+            async with asyncio.timeout(30):
+                with pytest.raises(store.StoreUnavailableError):
+                    await used.one("SELECT 2")
+            proxy.heal()
+            async with asyncio.timeout(30):
+                while not await used.healthy():
+                    await asyncio.sleep(0.1)
+                with pytest.raises(store.StoreUnavailableError):
+                    await within(used, proxy)
+        finally:
+            proxy.heal()
+            await used.close()
+
+    with Proxy("127.0.0.1", stack.postgres.port) as proxy:
+        asyncio.run(asked(proxy))
 
 
 def test_new_credentials_are_taken_over_without_a_failed_request(tenant: Tenant, upstream: Upstream) -> None:
