@@ -164,6 +164,12 @@ def test_nothing_is_said_where_pinned_and_tier_agree() -> None:
         ),
         (
             "free",
+            {"ai": {"budget": {"monthly": "1", "timeZone": "localtime"}}},
+            Reason.INVALID_SPEC,
+            "spec.ai.budget.timeZone 'localtime' is no IANA time zone",
+        ),
+        (
+            "free",
             {"ai": {"maxTokensPerRequest": 501}},
             Reason.QUOTA_ABOVE_CEILING,
             "spec.ai.maxTokensPerRequest is 501, tier 'free' allows 500",
