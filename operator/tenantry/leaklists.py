@@ -47,7 +47,10 @@ class LeakLists:
         """For ever."""
         while True:
             began = time.monotonic()
-            await self.write()
+            try:
+                await self.write()
+            except Exception:  # else the whole operator would end with it
+                logger.exception("The leak lists could not be kept; it is tried again")
             await asyncio.sleep(pauses.about(max(PAUSE_SECONDS, SHARE * (time.monotonic() - began))))
 
     async def write(self) -> None:

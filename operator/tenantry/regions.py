@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from tenantry.api import DataRegion, Reason
 from tenantry.backends.errors import BackendError
@@ -66,7 +67,7 @@ class Regions:
         self._retired: set[asyncio.Task[None]] = set()
 
     async def get(self, region: DataRegion) -> Backends:
-        """Raises BackendError(CREDENTIALS_MISSING) that names the Secret and the key."""
+        """Raises BackendError: CREDENTIALS_MISSING that names the Secret and the key, or INVALID_SPEC."""
         async with self._locks.setdefault(region.name, asyncio.Lock()):
             entry = self._entries.get(region.name)
             spec = region.spec.model_dump_json()
@@ -76,6 +77,7 @@ class Regions:
                 and time.monotonic() - entry.checked < SECRETS_SECONDS
             ):
                 return entry.backends
+            _check_address(region)
             postgres = await self._secret(
                 region, "postgres", region.spec.postgres.credentials_secret.name, ("username", "password")
             )
@@ -140,7 +142,17 @@ class Regions:
                 raise BackendError(
                     Reason.CREDENTIALS_MISSING, f"{where}: Secret {self._namespace}/{name} has no key {key!r}"
                 )
-        return {key: base64.b64decode(data[key]).decode() for key in keys}
+        try:
+            found = {key: base64.b64decode(data[key]).decode().rstrip("\r\n") for key in keys}
+        except UnicodeDecodeError:
+            found = {}
+        for key in keys:  # most editors, and `echo`, end a file with a line end, which is no part of a key
+            if not found.get(key, "").isprintable() or not found.get(key):
+                raise BackendError(
+                    Reason.CREDENTIALS_MISSING,
+                    f"{where}: key {key!r} of Secret {self._namespace}/{name} is no line of text; write it anew",
+                )
+        return found
 
     def keep(self, names: Collection[str]) -> None:
         """Of these regions alone: what served others is closed."""
@@ -168,6 +180,21 @@ class Regions:
         self._entries.clear()
         for task in list(self._retired):
             task.cancel()
+
+
+def _check_address(region: DataRegion) -> None:
+    """Raises BackendError for a Milvus that no client could be told of."""
+    try:
+        parts = urlsplit(region.spec.milvus.uri)
+        fine = bool(parts.scheme and parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fine = False
+    if not fine:
+        raise BackendError(
+            Reason.INVALID_SPEC,
+            f"DataRegion {region.name!r}: spec.milvus.uri {region.spec.milvus.uri!r} is no URL with a scheme, a host "
+            "and a port, such as http://milvus.data.svc:19530",
+        )
 
 
 async def _close(backends: Backends) -> None:

@@ -34,4 +34,7 @@ async def keep_purging(view: View, regions: Regions, metrics: Metrics, seconds: 
     """For ever, about every `seconds`."""
     while True:
         await asyncio.sleep(pauses.about(seconds))
-        await purge(view, regions, metrics)
+        try:
+            await purge(view, regions, metrics)
+        except Exception:  # else the whole operator would end with it
+            logger.exception("The archives of audits could not be purged; it is tried again")

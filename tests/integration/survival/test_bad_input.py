@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import yaml
 
+from dev.cluster import postgres
 from tests import samples
 from tests.controlplane import CRDS
-from tests.integration.operator.world import GROUP, MERGE, Json, World, region, until
+from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, MERGE, NAMESPACE, Json, World, region, until
 from tests.integration.survival.faults import unforeseen
 
 LONG_AGO = "2026-01-01T00:00:00Z"
@@ -40,6 +44,56 @@ def test_a_region_deleted_while_it_is_in_use(operator: World) -> None:
     assert not world.schemas("leaver")
     world.deleted("lodger")
     world.remove(f"{GROUP}/dataregions/lent")
+
+
+def test_regions_whose_credentials_or_addresses_are_garbled(operator: World) -> None:
+    world = operator
+    login = {"username": postgres.ADMIN.encode(), "password": ADMIN_PASSWORD.encode()}
+    secrets = {
+        "no-text": login | {"username": b"\xff\xfe"},
+        "with-nul": login | {"password": b"a\x00b"},
+        "two-lines": {"api-key": b"one\ntwo"},
+        "a-line": {"api-key": b"the-key\n"},
+    }
+    for name, data in secrets.items():
+        encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+        world.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", {"metadata": {"name": name}, "data": encoded})
+    usual = region(world, "")["spec"]
+    changes: dict[str, Json] = {
+        "no-text": {"postgres": usual["postgres"] | {"credentialsSecret": {"name": "no-text"}}},
+        "with-nul": {"postgres": usual["postgres"] | {"credentialsSecret": {"name": "with-nul"}}},
+        "two-lines": {"provider": usual["provider"] | {"credentialsSecret": {"name": "two-lines"}}},
+        "a-line": {"provider": usual["provider"] | {"credentialsSecret": {"name": "a-line"}}},
+        "no-address": {"milvus": usual["milvus"] | {"uri": "http://[::1"}},
+        "no-port": {"milvus": usual["milvus"] | {"uri": "http://127.0.0.1:x"}},
+    }
+    for name, change in changes.items():
+        world.create(f"{GROUP}/dataregions", region(world, name, default=False, **change))
+        world.tenant(f"in-{name}", region=name)
+    world.tenant("in-order")
+    world.ready("in-order")
+    for name in ("no-text", "with-nul", "two-lines"):
+        message = world.says(f"in-{name}", "CredentialsMissing")
+        assert f"Secret {NAMESPACE}/{name}" in message
+    for name in ("no-address", "no-port"):
+        assert str(changes[name]["milvus"]["uri"]) in world.says(f"in-{name}", "InvalidSpec")
+    world.ready("in-a-line")
+    held = world.secret("runtime-in-a-line", "runtime")
+    assert held is not None
+    assert json.loads(held["credentials.json"])["provider"]["api_key"] == "the-key"
+    assert unforeseen(world.replicas[-1]) == []
+    # A tenant whose data can't be dealt with stays; corrected, all goes on.
+    for name in ("no-text", "with-nul", "two-lines"):
+        right = login if name != "two-lines" else {"api-key": b"one"}
+        encoded = {key: base64.b64encode(value).decode() for key, value in right.items()}
+        world.patch(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}", {"data": encoded})
+    for name in ("no-address", "no-port"):
+        world.patch(f"{GROUP}/dataregions/{name}", {"spec": {"milvus": {"uri": usual["milvus"]["uri"]}}})
+    world.deleted("in-order", *(f"in-{name}" for name in changes))
+    for name in changes:
+        world.remove(f"{GROUP}/dataregions/{name}")
+    for name in secrets:
+        world.remove(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
 
 
 def test_roles_and_databases_that_we_did_not_make(operator: World) -> None:
