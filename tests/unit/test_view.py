@@ -154,3 +154,15 @@ def test_a_tier_that_can_not_be_read_concerns_its_tenants():
     assert "free" not in view.tiers
     assert view.put(TIER, named(TIER, "free", good, version=3)) == {"acme"}
     assert "free" in view.tiers
+
+
+def test_a_key_whose_user_no_database_takes_is_kept_apart():
+    """From before the schema refused it: with it, not one of the tenant's keys could be written or taken away."""
+    view = View()
+    view.put(TENANT, tenant())
+    for name, user in (("bad", "a\x00b"), ("good", "a b")):
+        made = named(ACCESS_KEY, name, {"user": user})
+        made["metadata"]["namespace"] = "tenant-acme"
+        view.put(ACCESS_KEY, made)
+    assert list(view.keys["tenant-acme"]) == ["good"]
+    assert "spec.user" in view.unreadable[ACCESS_KEY.kind, "tenant-acme", "bad"].message

@@ -17,7 +17,9 @@ class AccessKeySpec(ApiModel):
     user: str = Field(
         default="",
         max_length=128,
-        description="Whose the calls are, in ledger, audit, limits and conversations; the AccessKey's name if unset.",
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Whose the calls are, in ledger, audit, limits and conversations; the AccessKey's name if unset.  "
+        "No control characters.",
     )
     scopes: tuple[Scope, ...] = Field(
         default=DEFAULT_SCOPES,

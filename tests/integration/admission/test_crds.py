@@ -156,6 +156,8 @@ RULES: list[tuple[str, Object, Object, str]] = [
         {},
         "spec.provider.pricesFrom",
     ),
+    ("AccessKey", {"user": "a\x00b"}, {"user": "A b\u00e9@example.org"}, "spec.user"),
+    ("AccessKey", {"user": "a\n"}, {"user": ""}, "spec.user"),
     ("AccessKey", {"scopes": ["root"]}, {"scopes": ["admin"]}, "spec.scopes[0]: Unsupported value"),
     ("AccessKey", {"scopes": []}, {"scopes": ["chat"]}, "spec.scopes"),
     ("AccessKey", {"overlap": "1d"}, {"overlap": "1h30m"}, "must be a duration of hours, minutes and seconds"),
