@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tenantry_runtime import assembly, cache, errors, prompt, threads, tokens
+from tenantry_runtime import assembly, cache, errors, limits, prompt, threads, tokens
 from tenantry_runtime.audit import prompt_digest
 from tenantry_runtime.cache import Found, Ticket
 from tenantry_runtime.call import Call
@@ -174,7 +174,7 @@ async def _retrieve(call: Call, request: ChatRequest, state: State | None) -> tu
 
 def _passages(configuration: Configuration, hits: Sequence[Hit]) -> list[Passage]:
     """As many of the best as leave room: a small tier's minute must also hold the question and its answer."""
-    most = configuration.limits.tokens_per_minute
+    most = limits.most_tokens(configuration.limits)
     room = min(MAX_CONTEXT, most * 3 // 10) if most else MAX_CONTEXT
     result: list[Passage] = []
     for hit in hits:

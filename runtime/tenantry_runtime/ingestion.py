@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tenantry_runtime import documents, errors, extract, tokens
+from tenantry_runtime import documents, errors, extract, limits, tokens
 from tenantry_runtime.audit import Event
 from tenantry_runtime.chunking import Chunker
 from tenantry_runtime.config import Configuration
@@ -202,7 +202,7 @@ class Ingestion:
 
     async def _write(self, work: Work, configuration: Configuration, done: int, texts: list[str]) -> int:
         """Embed and insert these chunks, in as many calls as the minute's tokens ask for; how many are written."""
-        most = configuration.limits.tokens_per_minute
+        most = limits.most_tokens(configuration.limits)
         # A document takes at most half a minute's tokens at a time: questions get the rest.
         room = most // 2 if most else 100_000
         while texts:

@@ -56,6 +56,13 @@ def arrays(limits: Limits) -> tuple[str, str, str, str]:
     return array("requests_per_minute"), array("tokens_per_minute"), array("tokens_per_day"), array("concurrency")
 
 
+def most_tokens(limits: Limits) -> int | None:
+    """What no call may exceed, since no bucket or allowance holds more: the tenant's, a user's, a key's."""
+    subjects: tuple[SubjectLimits | None, ...] = (limits, limits.per_user, limits.per_key)
+    known = [each for one in subjects if one for each in (one.tokens_per_minute, one.tokens_per_day) if each]
+    return min(known, default=None)
+
+
 _SENTENCES = {
     "requests": "The limit of {requests_per_minute} requests a minute{whose} is reached.",
     "tokens": "The limit of {tokens_per_minute} tokens a minute{whose} is reached.",

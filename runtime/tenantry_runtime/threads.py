@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tenantry_runtime import conversations, errors
+from tenantry_runtime import conversations, errors, limits
 from tenantry_runtime.call import Call, log
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.conversation_items import Item, answer_items, cited, item_bytes, to_messages
@@ -97,10 +97,8 @@ class Thread:
 
 def room(configuration: Configuration) -> int:
     """Tokens of history: a small minute must also hold the documents, the question and its answer."""
-    limits = configuration.limits
-    rates = (limits, limits.per_user, limits.per_key)
-    minutes = [rate.tokens_per_minute * 3 // 10 for rate in rates if rate and rate.tokens_per_minute]
-    return min([MAX_HISTORY, *minutes])
+    most = limits.most_tokens(configuration.limits)
+    return min(MAX_HISTORY, most * 3 // 10) if most else MAX_HISTORY
 
 
 async def resume(call: Call, identity: str, items: Sequence[Item]) -> Thread:

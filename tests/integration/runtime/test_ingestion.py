@@ -13,7 +13,7 @@ import pytest
 
 from tenantry_runtime import vectors
 from tenantry_runtime.app import create_app
-from tenantry_runtime.config import Documents, Limits
+from tenantry_runtime.config import Documents, Limits, SubjectLimits
 from tenantry_runtime.service import Service
 from tests.integration.runtime.stack import Replica, Stack, Tenant, eventually
 
@@ -30,7 +30,7 @@ LONG = "\n\n".join(
 def slow(stack: Stack) -> Tenant:
     return stack.tenant(
         documents=Documents(max_files=50, max_file_bytes=5_000_000),
-        limits=Limits(tokens_per_minute=TOKENS_PER_MINUTE),
+        limits=Limits(tokens_per_minute=1_000_000, per_user=SubjectLimits(tokens_per_minute=TOKENS_PER_MINUTE)),
     )
 
 

@@ -115,6 +115,14 @@ def test_limits_are_arrays_of_the_tenants_a_users_and_a_keys() -> None:
     assert limits.arrays(own) == ("{7,NULL,NULL}", "{NULL,NULL,NULL}", "{NULL,9,NULL}", "{NULL,NULL,0}")
 
 
+def test_the_most_that_a_call_may_take_is_the_smallest_of_all_limits() -> None:
+    assert limits.most_tokens(Limits(requests_per_minute=1)) is None
+    assert limits.most_tokens(Limits(tokens_per_minute=9, tokens_per_day=8)) == 8
+    for part in ("per_user", "per_key"):
+        for name in ("tokens_per_minute", "tokens_per_day"):
+            assert limits.most_tokens(Limits(tokens_per_minute=9, **{part: SubjectLimits(**{name: 7})})) == 7
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0ms"), (0.0004, "1ms"), (0.012, "12ms"), (1, "1s"), (6.5, "6.5s"), (60, "1m0s"), (61.25, "1m1.25s")],
