@@ -213,10 +213,11 @@ class Ingestion:
                     break
                 count += 1
             now, texts = texts[:count], texts[count:]
-            vectors = await self._embed(work, configuration, now)
             ids = [chunk_id(work.id.hex, done + index) for index in range(count)]
-            # A worker that died here may have written some: the same ids must not be there twice.
+            # A worker that died here may have written some: the same ids must not be there twice.  Before they are
+            # embedded: where Milvus is away, each attempt would be paid anew.
             await self._service.vectors.delete(ids)
+            vectors = await self._embed(work, configuration, now)
             await self._service.vectors.insert(
                 [
                     Chunk(identity, work.file_id, work.store_id, done + index, text, vector)

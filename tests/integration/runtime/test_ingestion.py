@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from dev.cluster import net
 from tenantry_runtime import vectors
 from tenantry_runtime.app import create_app
 from tenantry_runtime.config import Documents, Limits, SubjectLimits
@@ -127,6 +128,27 @@ def test_each_level_finds_its_own_and_really_deletes(stack: Stack, home: Tenant,
         assert tenant.sql("SELECT count(*) FROM file_parts") == [(0,)]
         eventually(lambda: not tenant.sql("SELECT 1 FROM vector_store_files"))
         assert tenant.chunks() == []
+
+
+async def test_without_milvus_nothing_is_embedded(stack: Stack) -> None:
+    tenant = stack.tenant()
+    tenant.sql("INSERT INTO files (id, filename, purpose, bytes, status) VALUES ('file-1', 'a.md', '', 4, 'uploaded')")
+    tenant.sql("INSERT INTO file_parts VALUES ('file-1', 0, 'text')")
+    tenant.sql("INSERT INTO vector_stores (id) VALUES ('vs_1')")
+    tenant.sql(
+        "INSERT INTO vector_store_files (id, store_id, file_id, status, key_uid, key_name, user_name) "
+        "VALUES (gen_random_uuid(), 'vs_1', 'file-1', 'in_progress', '', '', '')"
+    )
+    away = tenant.credentials.milvus.model_copy(update={"uri": f"http://127.0.0.1:{net.free_port()}"})
+    service = Service(tenant.credentials.model_copy(update={"milvus": away}))
+    await service.start()
+    try:
+        async with asyncio.timeout(60):
+            while tenant.sql("SELECT attempts FROM vector_store_files")[0][0] < 3:
+                await asyncio.sleep(0.2)
+    finally:
+        await service.close()
+    assert tenant.sql("SELECT status, tokens_in FROM ledger") == []
 
 
 def search(client: openai.OpenAI, store: str, **options: Any) -> set[str]:
