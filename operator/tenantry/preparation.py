@@ -39,7 +39,10 @@ class Preparation:
     async def keep(self) -> None:
         """For ever."""
         while True:
-            await self.prepare()
+            try:
+                await self.prepare()
+            except Exception:  # else the whole operator would end with it
+                logger.exception("The regions could not be prepared; it is tried again")
             await asyncio.sleep(pauses.about(LOOK_SECONDS))
 
     async def prepare(self) -> None:
