@@ -47,7 +47,11 @@ class Database:
         tools.rotations.note(uid, work.turn)
         if usable(work.report.outcomes[Type.NAMESPACES]):
             await tools.secret(work, secrets.postgres(work.resolved, tools.derived))
-            await self._keys.sync(work.resolved, lambda rows: backends.postgres.sync_keys(plan, rows), first=work.first)
+            await self._keys.sync(
+                work.resolved,
+                lambda rows: backends.postgres.sync_keys(plan, rows, new=work.first),
+                first=work.first,
+            )
             tools.verified.note(uid, "database", digest)
         where = "a database of its own" if work.resolved.database_isolation == "Database" else "schemas of its own"
         return good(Type.DATABASE, f"PostgreSQL: {where}, with roles that reach nothing else")

@@ -348,6 +348,37 @@ async def test_an_older_set_of_tables_is_brought_up(backend: PostgresBackend, te
         assert runtime.execute("SELECT expire_reservations()").fetchone() == (0,)
 
 
+async def test_a_new_tenant_reads_no_functions_of_the_others(server: postgres.Server) -> None:
+    """By how many rows of pg_proc PostgreSQL reads, which no machine changes.
+
+    All tenants have functions of the same names, and PostgreSQL goes through all of one name to find one.
+    """
+
+    async def rows_read(tenants: int) -> int:
+        before = await functions_read(server)
+        for _ in range(tenants):
+            backend = support.backend(server)  # with an empty cache
+            plan = Tenant(server, "Schema").plan()
+            await backend.ensure(plan, new=True)
+            await backend.sync_keys(plan, [key("first")], new=True)
+            await backend.close()
+        return await functions_read(server) - before
+
+    first = await rows_read(1)
+    await rows_read(8)
+    assert await rows_read(1) < first + 40, "eight tenants more are 80 functions more"
+
+
+async def functions_read(server: postgres.Server) -> int:
+    """So far, by sessions that have ended."""
+    there = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tenantry_admin'"
+    async with asyncio.timeout(30):
+        while server.sql(there)[0][0]:
+            await asyncio.sleep(0.05)
+    query = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_sys_tables WHERE relid = 'pg_proc'::regclass"
+    return int(server.sql(query, dbname=postgres.DATABASE)[0][0])
+
+
 async def test_many_at_once(backend: PostgresBackend, server: postgres.Server) -> None:
     """More than the pool holds, at both levels: nobody waits for another's row, nobody fails."""
     tenants = [Tenant(server, support.LEVELS[number % 6 == 0]) for number in range(18)]

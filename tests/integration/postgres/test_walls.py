@@ -158,3 +158,31 @@ def test_public_has_nothing(two: Neighbours, server: postgres.Server) -> None:
                         inside.execute(f"SELECT count(*) FROM {schema}.{table}")
     finally:
         server.sql("DROP ROLE passer_by")
+
+
+async def test_nobody_becomes_what_owns_a_tenant(server: postgres.Server) -> None:
+    """The operator has the rights of the owners, but becomes one only within a transaction that changes something."""
+    if not support.newest(server):
+        pytest.skip("PostgreSQL 15 has no memberships without the right to SET ROLE.")
+    tenant, backend = Tenant(server, "Schema"), support.backend(server)
+    await backend.ensure(tenant.plan(), new=True)
+    owners = tenant.things.owners
+    for owner in owners:
+        assert may(server, tenant, owner) == (True, False)
+    tenant.superuser("SET ROLE {maker}; GRANT {owner}, {runtime_owner} TO {maker} WITH SET TRUE")  # as versions before
+    assert [may(server, tenant, owner) for owner in owners] == [(True, True)] * 2
+    assert (await backend.ensure(tenant.plan())).corrected == ()
+    assert [may(server, tenant, owner) for owner in owners] == [(True, False)] * 2
+    tenant.superuser("DROP TABLE {runtime}.audit_default; GRANT USAGE ON SCHEMA {runtime} TO PUBLIC")
+    seen = await backend.ensure(tenant.plan())
+    assert seen.corrected == (f"grants on schema {tenant.things.runtime_schema}",)
+    assert "the default partition of the audit" in seen.kept_up
+    assert [may(server, tenant, owner) for owner in owners] == [(True, False)] * 2
+    await backend.close()
+
+
+def may(server: postgres.Server, tenant: Tenant, owner: str) -> tuple[bool, bool]:
+    """Whether the operator's admin has the rights of a role, and whether it may SET ROLE to it."""
+    query = "SELECT pg_has_role(%s, %s, 'USAGE'), pg_has_role(%s, %s, 'SET')"
+    ((rights, becomes),) = server.sql(query, (postgres.ADMIN, owner) * 2, dbname=tenant.database)
+    return rights, becomes

@@ -60,7 +60,7 @@ class Stores:
         self._ask(plan.things.tenant)
         return DatabaseSeen(plan.database, plan.things.schema, (), False, (), "2026-11", 7)
 
-    async def sync_keys(self, plan: Any, rows: Any) -> bool:
+    async def sync_keys(self, plan: Any, rows: Any, *, new: bool = False) -> bool:
         return True
 
     async def place(self, resolved: Resolved) -> Place:

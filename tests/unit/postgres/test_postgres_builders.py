@@ -71,6 +71,31 @@ def test_one_of_a_few_makes_a_tenants_roles() -> None:
     assert shared.maker(made, dataclasses.replace(ours, made=frozenset(ours.roles))) == made.things.maker
 
 
+def test_owners_are_closed_where_the_server_can_do_it() -> None:
+    made = plan()
+    things = made.things
+    whole = seen.SeenRole(frozenset({"inherit"}), -1, False, things.comment, True, {})
+    there = dataclasses.replace(EMPTY_SHARED, roles=dict.fromkeys(things.roles, whole), made=frozenset(things.roles))
+    left_open = dataclasses.replace(there, settable=frozenset(things.owners))
+    both = f'"{things.owner}", "{things.runtime_owner}"'
+    for state, opens in ((EMPTY_SHARED, False), (there, True), (left_open, False)):
+        opening, closing = shared.opening(made, state), shared.closing(made, state)
+        assert bool(opening) == opens
+        assert closing
+        assert text(*closing.statements) == f"GRANT {both} TO CURRENT_USER WITH SET FALSE"
+    half = dataclasses.replace(there, settable=frozenset({things.owner}))
+    opening = shared.opening(made, half)
+    assert opening
+    assert text(*opening.statements) == f'GRANT "{things.runtime_owner}" TO CURRENT_USER WITH SET TRUE'
+    for level, state in (
+        ("Database", there),
+        ("Schema", dataclasses.replace(there, options=False)),
+        ("Schema", dataclasses.replace(there, made=frozenset())),
+    ):
+        assert shared.opening(plan(level), state) is None
+        assert shared.closing(plan(level), state) is None
+
+
 def test_no_two_tenants_share_a_name() -> None:
     one, other = Things("acme", UID), Things("acme-runtime", UID)
     assert not set(one.roles) & set(other.roles)

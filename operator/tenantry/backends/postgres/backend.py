@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
@@ -24,7 +24,7 @@ from tenantry.desired.postgres import shared as shareds
 from tenantry.desired.postgres.archive import Ending
 from tenantry.desired.postgres.leaks import Leaks
 from tenantry.desired.postgres.seen import Inside, Removal, Shared
-from tenantry.desired.postgres.statements import Correction, as_member
+from tenantry.desired.postgres.statements import Correction, as_member, as_role, joined
 from tenantry.desired.postgres.things import CONNECT_ROLE, Isolation, Policy, Things
 from tenantry_runtime.config import AccessKeyRow
 
@@ -157,14 +157,23 @@ class PostgresBackend:
                 if session.idle:  # else the next try gives it back
                     await session.run(leave, what=f"the end of the membership of {role}")
 
-    async def sync_keys(self, plan: DatabasePlan, rows: Sequence[AccessKeyRow]) -> bool:
+    async def sync_keys(self, plan: DatabasePlan, rows: Sequence[AccessKeyRow], *, new: bool = False) -> bool:
         """Make the tenant's keys exactly `rows`; whether anything was written.  Requires `ensure`.
 
+        `new`: the tenant was likely made a moment ago, so that its maker reads and writes (see `observe.everything`).
         Raises KeysAhead for rows that would go back to keys whose time is over.
         """
+        maker = plan.things.maker if new and plan.isolation == "Schema" else None
         async with self._connections.use(plan.database) as session:
+            select, what = keys.select(plan.things), "access keys"
             try:
-                seen = await session.run(keys.select(plan.things), what="access keys")
+                if maker:
+                    try:
+                        seen = await session.run(joined(as_role(maker, select)), what=what)
+                    except Unreadable:
+                        maker = None  # made before there were makers
+                if not maker:
+                    seen = await session.run(select, what=what)
             except Unreadable:
                 raise BackendError(
                     Reason.RETRYING,
@@ -174,7 +183,7 @@ class PostgresBackend:
                 raise KeysAhead(ahead)
             correction = keys.correction(plan.things, rows, seen)
             if correction:
-                await session.transact([correction])
+                await session.transact([correction], maker)
             return correction is not None
 
     async def compacted(self, plan: DatabasePlan, removal: Removal) -> None:
@@ -240,6 +249,10 @@ class _Work:
         self.kept_up: list[str] = []
         self._first: Shared | None = None
         self._maker: str | None = None
+        self._around: tuple[Correction | None, Correction | None] = None, None
+        """What goes before and after the changes of a transaction."""
+        self._made_by: str | None = None
+        """The maker, once it has made the tenant."""
 
     @property
     def created(self) -> bool:
@@ -253,7 +266,7 @@ class _Work:
         differing: list[Correction] = []
         for _ in range(PASSES):
             seen = await observe.everything(
-                session, plan.things, databases, shared=shared, inside=inside, new=self._new
+                session, plan.things, databases, shared=shared, inside=inside, new=self._new, made_by=self._made_by
             )
             self._first = self._first or seen[0]
             differing = self._compare(*seen)
@@ -266,7 +279,7 @@ class _Work:
                     self.done += await self._share(session, shared, inside)
                     continue
                 if together:
-                    await session.transact(together, self._maker)
+                    await self._transact(session, together)
                 else:
                     await session.correct(differing[0])
             except BackendError as error:
@@ -275,8 +288,19 @@ class _Work:
                     raise
                 continue
             self.done += together or differing[:1]
+            if together and self._new and self.plan.isolation == "Schema":
+                self._made_by = self._maker
             self._new = False
         raise errors.unmended(differing[0].what)
+
+    async def _transact(self, session: Session, corrections: Sequence[Correction]) -> None:
+        before, after = self._around
+        changes = [c for c in (before, *corrections) if c and c != after]
+        if after and changes and changes[-1].last and not changes[-1].admin:
+            # One SET ROLE for both: after a change of memberships it costs PostgreSQL a look at those of all makers.
+            last = changes.pop()
+            after = replace(last, statements=(*after.statements, *last.statements))
+        await session.transact([*changes, *([after] if after else [])], self._maker)
 
     async def _share(self, session: Session, shared: bool, inside: bool) -> list[Correction]:
         """Make what all tenants share, one at a time: who came first has often made it for those who waited."""
@@ -299,7 +323,7 @@ class _Work:
                 return
             for one in due:
                 try:
-                    await session.transact([one])
+                    await self._transact(session, [one])
                     self.kept_up.append(one.what)
                 except BackendError as error:
                     if not session.idle:
@@ -324,13 +348,17 @@ class _Work:
             raise Ahead(ahead)
         if shared:
             self._maker = shareds.maker(self.plan, shared)
+            self._around = shareds.opening(self.plan, shared), shareds.closing(self.plan, shared)
         found = shareds.corrections(self.plan, shared) if shared else []
         members = shareds.memberships(self.plan, shared) if shared else ()
         if inside and not inside.readable:
             if not found:
                 raise errors.unmended(f"the rights on schema {self.plan.things.runtime_schema}")
             return [*found, *members]
-        return [*found, *(insides.corrections(self.plan, inside) if inside else ()), *members]
+        found += [*(insides.corrections(self.plan, inside) if inside else ()), *members]
+        if not found and shared and shared.settable and self._around[1]:
+            return [self._around[1]]  # a version before this one left it open
+        return found
 
 
 def _refuse_foreign(plan: DatabasePlan, shared: Shared | None, inside: Inside | None) -> None:

@@ -7,7 +7,7 @@ that a password is wrong; and after a restart of the server it hands out dead co
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from tenantry.backends.errors import BackendError
 from tenantry.backends.fence import MESSAGE, Fence
 from tenantry.backends.postgres import errors
 from tenantry.backends.postgres.deadline import Connection, has_news, in_time
-from tenantry.desired.postgres.statements import Correction, Statement
+from tenantry.desired.postgres.statements import Correction, Statement, joined
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 8.0
@@ -88,13 +88,19 @@ class Session:
         seconds: float = STATEMENT_SECONDS,
         strict: bool = True,
     ) -> list[TupleRow]:
-        """The rows of the statement, of which `what` says what it is for; `strict`: a warning is an error."""
+        """The rows of the statement, of which `what` says what it is for; `strict`: a warning is an error.
+
+        Of several in one text, which PostgreSQL runs as one transaction: those of the last that has any.
+        """
         self._warnings.clear()
         if self._fence.shuts_out:
             raise BackendError(Reason.RETRYING, MESSAGE)
         try:
             cursor = await _execute(self._connection, statement, values, seconds)
             rows = await cursor.fetchall() if cursor.description else []
+            while cursor.nextset():
+                if cursor.description:
+                    rows = await cursor.fetchall()
         except _UNREADABLE as error:
             raise Unreadable.of(errors.running(error, what)) from None
         except psycopg.Error as error:
@@ -121,30 +127,30 @@ class Session:
 
     async def correct(self, correction: Correction) -> None:
         """All its statements in one round trip."""
-        await self.run(_joined(correction.statements), what=correction.what)
+        await self.run(joined(correction.statements), what=correction.what)
 
     async def transact(self, corrections: Iterable[Correction], maker: str | None = None) -> None:
         """All of them, or none; `maker`: in this role's name, but for what only the admin may do.
 
         In one round trip and the commit; where PostgreSQL refuses it, one after another, to say which it was.
         """
-        parts = [(_joined(_as(maker, one)), one.what) for one in corrections]
+        parts = [(joined(_as(maker, one)), one.what) for one in corrections]
         if not parts:
             return
         named = " and ".join(what for _, what in parts[:3]) + (" and others" if len(parts) > 3 else "")
         try:
-            await self._transaction([(_joined(text for text, _ in parts), named)])
+            await self._transaction([(joined(text for text, _ in parts), named)])
         except BackendError as error:
             if len(parts) == 1 or error.reason is not Reason.DATABASE_REFUSED or not self.idle:
                 raise
             await self._transaction(parts)
 
-    async def _transaction(self, parts: list[tuple[Statement, str]]) -> None:
+    async def _transaction(self, parts: Sequence[tuple[Statement, str]]) -> None:
         """Texts, and what each is for."""
         begin: tuple[Statement, ...] = (sql.SQL("BEGIN"),)
         try:
             for text, what in parts:
-                await self.run(_joined((*begin, text)), what=what)
+                await self.run(joined((*begin, text)), what=what)
                 begin = ()
             await self.run(sql.SQL("COMMIT"))
         except BaseException:
@@ -283,10 +289,6 @@ def _as(maker: str | None, correction: Correction) -> Iterable[Statement]:
         return correction.statements
     become = sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(maker))
     return (sql.SQL("RESET ROLE") if correction.admin else become, *correction.statements)
-
-
-def _joined(statements: Iterable[Statement]) -> Statement:
-    return sql.SQL("\n;\n").join(statements)
 
 
 async def _execute(

@@ -31,6 +31,17 @@ def _in_schema(catalog: LiteralString, name: LiteralString) -> LiteralString:
 
 _OIDS: LiteralString = "ARRAY(SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s))"
 
+_ME: LiteralString = "(SELECT oid FROM pg_roles WHERE rolname = current_user)"
+
+# Not pg_has_role, which reads all roles that the admin has the rights of: two of every tenant.  OFFSET 0 has members
+# found by the index, whatever the planner thinks of the table's size.
+_USABLE: LiteralString = f"""(WITH RECURSIVE up(role) AS (
+      SELECT r.oid UNION
+      SELECT m.member FROM up, LATERAL (SELECT a.member, (to_jsonb(a) ->> 'inherit_option')::boolean AS inherits
+        FROM pg_auth_members a WHERE a.roleid = up.role OFFSET 0) m
+      WHERE coalesce(m.inherits, (SELECT rolinherit FROM pg_roles WHERE oid = m.member)))
+    SELECT bool_or(up.role = {_ME}) FROM up)"""  # noqa: S608 - only constants of this file
+
 
 _SHARED: LiteralString = f"""jsonb_build_object(
   'admin', current_user,
@@ -41,11 +52,15 @@ _SHARED: LiteralString = f"""jsonb_build_object(
       'limit', r.rolconnlimit,
       'until', nullif(r.rolvaliduntil, 'infinity'),
       'comment', shobj_description(r.oid, 'pg_authid'),
-      'usable', pg_has_role(r.oid, 'USAGE')
+      'usable', CASE WHEN r.rolname <> %(connect)s THEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+        OR {_USABLE} END
     )), '{{}}') FROM pg_roles r WHERE r.rolname = ANY(%(known)s)),
-  'grants', (SELECT pg_has_role(m.oid, c.oid, 'USAGE WITH ADMIN OPTION') FROM pg_roles m, pg_roles c
-    WHERE m.rolname = %(maker)s AND c.rolname = %(connect)s),
-  'made', (SELECT coalesce(jsonb_agg(DISTINCT pg_get_userbyid(a.roleid)), '[]') FROM pg_auth_members a
+  'options', current_setting('server_version_num')::integer >= 160000,
+  'grants', EXISTS (SELECT FROM pg_auth_members WHERE admin_option
+    AND roleid = (SELECT oid FROM pg_roles WHERE rolname = %(connect)s)
+    AND member = (SELECT oid FROM pg_roles WHERE rolname = %(maker)s)),
+  'made', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(a.roleid),
+      coalesce((to_jsonb(a) ->> 'set_option')::boolean, true))), '[]') FROM pg_auth_members a
     WHERE a.roleid = ANY({_OIDS}) AND a.member = (SELECT oid FROM pg_roles WHERE rolname = %(maker)s)),
   'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(s.setrole), coalesce(d.datname, ''),
       to_jsonb(s.setconfig))), '[]')
@@ -79,7 +94,8 @@ _INSIDE: LiteralString = f"""jsonb_build_object(
       'owner', pg_get_userbyid(c.relowner),
       'acl', {acl_of("c.relacl", "c.relowner")}
     )), '{{}}') {_in_schema("pg_class", "c")} AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')),
-  'functions', (SELECT coalesce(jsonb_object_agg(p.oid::regprocedure::text, jsonb_build_object(
+  'functions', (SELECT coalesce(jsonb_object_agg((pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity,
+    jsonb_build_object(
       'name', p.proname,
       'owner', pg_get_userbyid(p.proowner),
       'acl', {acl_of("coalesce(p.proacl, acldefault('f', p.proowner))", "p.proowner")}
@@ -118,6 +134,20 @@ TABLES = frozenset(_ROWS)
 _MISSING: LiteralString = "'{}'::jsonb"
 
 
+def rows(things: Things, tables: Collection[str]) -> sql.Composed:
+    """An expression: the object of what is in these tables."""
+    parts = sql.SQL(", ").join(
+        part
+        for table, (key, query) in _ROWS.items()
+        if table in tables
+        for part in (
+            sql.Literal(key),
+            sql.SQL("({})").format(sql.SQL(query).format(table=sql.Identifier(things.runtime_schema, table))),
+        )
+    )
+    return sql.SQL("jsonb_build_object({})").format(parts)
+
+
 def observe(
     things: Things,
     databases: Sequence[str],
@@ -131,17 +161,10 @@ def observe(
 
     A table that does not exist is an error (UndefinedTable): then ask without it.  Parts not asked for are {}.
     """
-    rows = sql.SQL(", ").join(
-        part
-        for table, (key, query) in _ROWS.items()
-        if inside and table in tables
-        for part in (
-            sql.Literal(key),
-            sql.SQL("({})").format(sql.SQL(query).format(table=sql.Identifier(things.runtime_schema, table))),
-        )
-    )
-    statement = sql.SQL("SELECT {}, {}, jsonb_build_object({})").format(
-        sql.SQL(_SHARED if shared else _MISSING), sql.SQL(_INSIDE if inside else _MISSING), rows
+    statement = sql.SQL("SELECT {}, {}, {}").format(
+        sql.SQL(_SHARED if shared else _MISSING),
+        sql.SQL(_INSIDE if inside else _MISSING),
+        rows(things, tables if inside else ()),
     )
     return statement, {
         "roles": list(things.roles),

@@ -60,6 +60,10 @@ class Shared:
     databases: Mapping[str, SeenThing]
     made: frozenset[str] = frozenset()
     """The tenant's roles of which its maker is a member."""
+    settable: frozenset[str] = frozenset()
+    """Those of them that the maker may become, and with it the admin."""
+    options: bool = True
+    """Whether the server knows memberships without that right (16 and later)."""
     maker_grants: bool = False
     """Whether the maker may let roles connect."""
 
@@ -118,7 +122,9 @@ def shared(document: Mapping[str, Any]) -> Shared:
         roles={name: _role(role, settings.get(name, {})) for name, role in document["roles"].items()},
         members=tuple(Membership(*row) for row in document["members"]),
         databases=_things(document["databases"]),
-        made=frozenset(document["made"]),
+        made=frozenset(role for role, _ in document["made"]),
+        settable=frozenset(role for role, settable in document["made"] if settable),
+        options=document["options"],
         maker_grants=bool(document["grants"]),
     )
 
@@ -148,7 +154,7 @@ def _role(document: Mapping[str, Any], settings: Mapping[str, Mapping[str, str]]
         connection_limit=document["limit"],
         expires=document["until"] is not None,
         comment=document["comment"],
-        usable=document["usable"],
+        usable=bool(document["usable"]),
         settings=settings,
     )
 

@@ -1,6 +1,7 @@
 """Roles and databases: what a plan asks for, less what is there."""
 
 from collections.abc import Iterator, Sequence
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -53,6 +54,34 @@ def maker(plan: DatabasePlan, seen: Shared) -> str | None:
     """
     there = seen.roles.keys() & set(plan.things.roles)
     return plan.things.maker if seen.made or not there else None
+
+
+def closes(plan: DatabasePlan, seen: Shared) -> bool:
+    """Whether nobody may become the tenant's owners but within a transaction that changes something of it.
+
+    Whoever may SET ROLE to some roles has PostgreSQL read them all before it becomes one, after each change of any
+    role; the admin would read the owners of all tenants.  It has their rights without that.  Not at level Database,
+    where databases are made outside transactions.
+    """
+    return seen.options and plan.isolation == "Schema" and maker(plan, seen) is not None
+
+
+def opening(plan: DatabasePlan, seen: Shared) -> Correction | None:
+    """Goes before what changes a tenant that is closed; in the maker's name."""
+    shut = [name for name in plan.things.owners if name in seen.made - seen.settable]
+    return _settable(shut, "TRUE") if shut and closes(plan, seen) else None
+
+
+def closing(plan: DatabasePlan, seen: Shared) -> Correction | None:
+    """Comes after all else that a transaction changes."""
+    there = [name for name in plan.things.owners if name in seen.made or name not in seen.roles]
+    return _settable(there, "FALSE") if there and closes(plan, seen) else None
+
+
+def _settable(owners: Sequence[str], word: LiteralString) -> Correction:
+    whose = sql.SQL(", ").join(map(sql.Identifier, owners))
+    change = statement("GRANT {roles} TO CURRENT_USER WITH SET {word}", roles=whose, word=sql.SQL(word))
+    return Correction(f"the operator's own membership of {owners[0]}", (change,), drift=False)
 
 
 def corrections(plan: DatabasePlan, seen: Shared) -> list[Correction]:

@@ -56,6 +56,16 @@ def comment(kind: LiteralString, name: str, text: str) -> sql.Composed:
     return statement("COMMENT ON {kind} {} IS {text}", name, kind=sql.SQL(kind), text=sql.Literal(text))
 
 
+def joined(statements: Iterable[Statement]) -> sql.Composed:
+    """One text, which PostgreSQL runs as one transaction where none is begun."""
+    return sql.SQL("\n;\n").join(statements)
+
+
+def as_role(role: str, *statements: Statement) -> tuple[Statement, ...]:
+    """In the role's name, until the transaction ends."""
+    return (statement("SET LOCAL ROLE {}", role), *statements)
+
+
 def as_member(role: str, *statements: Statement) -> tuple[Statement, ...]:
     """What takes the rights of a role of which the operator is no member for good."""
     give, take = statement("GRANT {} TO CURRENT_USER", role), statement("REVOKE {} FROM CURRENT_USER", role)
