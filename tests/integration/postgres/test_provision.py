@@ -63,11 +63,21 @@ async def test_a_tenant_gets_what_it_works_with(backend: PostgresBackend, tenant
     }
 
 
-async def test_what_the_platform_makes_as_owner_is_the_tenants(backend: PostgresBackend, tenant: Tenant) -> None:
+async def test_what_the_platform_makes_as_owner_is_the_tenants(
+    server: postgres.Server, backend: PostgresBackend, tenant: Tenant
+) -> None:
     await backend.ensure(tenant.plan())
     tenant.superuser("SET ROLE {owner}; CREATE TABLE {schema}.seeded AS SELECT 5 AS n")
+    things = tenant.things
+    with server.connect(postgres.ADMIN, support.ADMIN_PASSWORD, tenant.database) as admin, admin.transaction():
+        admin.execute(f'GRANT "{things.owner}" TO CURRENT_USER')  # as docs/postgres.md says
+        admin.execute(f'SET LOCAL ROLE "{things.owner}"')
+        admin.execute(f'CREATE TABLE "{things.schema}".by_admin AS SELECT 6 AS n')
+        admin.execute("RESET ROLE")
+        admin.execute(f'REVOKE "{things.owner}" FROM CURRENT_USER')
     with tenant.session() as own:
         assert own.execute("SELECT n FROM seeded").fetchall() == [(5,)]
+        assert own.execute("SELECT n FROM by_admin").fetchall() == [(6,)]
 
 
 async def test_a_steady_tenant_costs_one_query_and_no_write(server: postgres.Server, tenant: Tenant) -> None:
