@@ -195,9 +195,11 @@ class ResponseCache:
             flight.leave()
 
     async def _look(self, call: "Call", ticket: Ticket) -> Found | None:
-        row = await call.one(_LOOK, (ticket.key, call.configuration.cache.ttl_seconds))
-        if row is None:
+        call.queries += 1
+        rows = await self._service.store.ask(_LOOK, (ticket.key, call.configuration.cache.ttl_seconds))
+        if not rows:
             return None
+        row = rows[0]
         ticket.state = State(*row[:3])
         if ticket.flight:
             ticket.flight.version = self._version(ticket)

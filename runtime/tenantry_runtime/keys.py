@@ -61,8 +61,7 @@ async def look_up(headers: Mapping[str, str], store: Store) -> Asked:
 
     The same work is done for every key, well-formed or not: one hash and one look-up by it.
     """
-    row = await store.one(_KEY, (key_sha256(presented(headers)),))
-    assert row is not None
+    (row,) = await store.ask(_KEY, (key_sha256(presented(headers)),))
     at, uid, name, own_user, scopes, may_act, expired = row
     if uid is None:
         return Asked(at)

@@ -153,13 +153,12 @@ class Ledger:
 
     async def _reserve(self, reservation: Reservation, values: tuple[Any, ...]) -> Row:
         try:
-            row = await self._store.one(_RESERVE, values)
+            (row,) = await self._store.write(_RESERVE, values)
         except (StoreUnavailableError, UniqueViolation) as error:
             # It may have been written although the answer was lost: then it is given back, not kept.
             reservation.event.intended = True
             self._later(_SETTLE, _settlement(reservation, Usage(), "released", 503, "store_unavailable", 0, 0))
             raise StoreUnavailableError(str(error)) from error
-        assert row is not None
         return row
 
     async def settle(
@@ -184,7 +183,7 @@ class Ledger:
             usage = await usage.usage()
         values = _settlement(reservation, usage, state, status, error, queries, searches)
         try:
-            await self._store.fetch(_SETTLE, values)
+            await self._store.write(_SETTLE, values)
         except StoreUnavailableError:
             log.warning("a settlement could not be written: it is tried again until it is")
             self._later(_SETTLE, values)
@@ -196,7 +195,7 @@ class Ledger:
         """
         self._count(record.event)
         try:
-            await self._store.fetch(*record.statement())
+            await self._store.write(*record.statement())
         except StoreUnavailableError:
             self.record_later(record)
             raise

@@ -34,7 +34,7 @@ LEASE_MARGIN = 60
 class Service:
     """What the routes use.  `draining`: told to stop, so that `/readyz` says no."""
 
-    def __init__(self, credentials: Credentials, pool_size: int = 8, body_bytes: int = BODY_BYTES) -> None:
+    def __init__(self, credentials: Credentials, pool_size: int = 6, body_bytes: int = BODY_BYTES) -> None:
         self.credentials = credentials
         self.store = Store(credentials.postgres, pool_size)
         self.vectors = Vectors(credentials.milvus)

@@ -32,8 +32,7 @@ class Database:
         self.asked.append((statement, values))
         return self.answer(statement, values)
 
-    async def one(self, statement: str, values: Any = ()) -> Row | None:
-        return (await self.fetch(statement, values))[0]
+    write = fetch
 
 
 def away(*_: Any) -> list[Row]:
