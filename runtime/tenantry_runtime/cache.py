@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import psycopg
 
 from tenantry_runtime import prompt
 from tenantry_runtime.chat_request import ChatRequest
@@ -42,6 +43,8 @@ SWEEP_ROWS, SWEEP_BYTES = MAX_ROWS // 10, MAX_BYTES // 8
 """After storing so much, a replica looks at once whether the table is too large."""
 BATCH = 500
 """Rows that one statement removes."""
+TOGETHER = 8
+"""Answers that one statement stores at most."""
 MAX_WAITING = 1000
 """Requests of a process that wait for others' answers; further ones go on by themselves, and meet the limits."""
 
@@ -52,9 +55,10 @@ FROM documents_state d
 LEFT JOIN response_cache c ON c.key = %s AND c.stored_at > clock_timestamp() - make_interval(secs => %s)
      AND (c.documents_at IS NULL OR c.documents_at = d.changed_at)
 """  # noqa: S608 - a constant of ours
+_ROW = "(%s, %s::timestamptz, clock_timestamp(), %s, %s)"
 _STORE = """
 INSERT INTO response_cache (key, documents_at, stored_at, bytes, answer)
-VALUES (%s, %s, clock_timestamp(), %s, %s)
+VALUES {}
 ON CONFLICT (key) DO UPDATE SET documents_at = excluded.documents_at, stored_at = excluded.stored_at,
     bytes = excluded.bytes, answer = excluded.answer
 """
@@ -164,6 +168,8 @@ class ResponseCache:
         self._service = service
         self._flights: dict[bytes, Flight] = {}
         self._waiting = 0
+        self._unstored: list[tuple[Ticket, str, Flight | None]] = []
+        self._storing = False
         self._rows = self._bytes = 0  # stored since the last sweep
         self._full = asyncio.Event()
 
@@ -195,8 +201,7 @@ class ResponseCache:
             flight.leave()
 
     async def _look(self, call: "Call", ticket: Ticket) -> Found | None:
-        call.queries += 1
-        rows = await self._service.store.ask(_LOOK, (ticket.key, call.configuration.cache.ttl_seconds))
+        rows = await call.ask(_LOOK, (ticket.key, call.configuration.cache.ttl_seconds))
         if not rows:
             return None
         row = rows[0]
@@ -230,7 +235,10 @@ class ResponseCache:
         flight, ticket.flight = ticket.flight, None
         if flight:
             flight.land(text)
-        self._service.finish(self._store(ticket, text, flight))
+        self._unstored.append((ticket, text, flight))
+        if not self._storing:
+            self._storing = True
+            self._service.finish(self._store())
 
     def give_up(self, ticket: Ticket) -> None:
         """There will be no answer to give: those who wait go on by themselves."""
@@ -246,18 +254,30 @@ class ResponseCache:
         if flight and self._flights.get(ticket.key) is flight:
             del self._flights[ticket.key]
 
-    async def _store(self, ticket: Ticket, text: str, flight: Flight | None) -> None:
-        size = len(text.encode())
+    async def _store(self) -> None:
+        """Write what is to be kept, and then what came meanwhile, until nothing is left."""
         try:
-            await self._service.store.fetch(_STORE, (ticket.key, self._version(ticket), size, text))
-        except StoreUnavailableError:
-            log.warning("an answer could not be kept for the next time")
+            while self._unstored:
+                taken, self._unstored = self._unstored[:TOGETHER], self._unstored[TOGETHER:]
+                rows = {ticket.key: (self._version(ticket), len(text.encode()), text) for ticket, text, _ in taken}
+                try:
+                    await self._write(rows)
+                except (StoreUnavailableError, psycopg.Error) as error:
+                    log.warning("answers could not be kept for the next time: %s", type(error).__name__)
+                finally:
+                    for ticket, _, flight in taken:
+                        self._forget(ticket, flight)
+                self._rows += len(rows)
+                self._bytes += sum(size for _, size, _ in rows.values())
+                if self._rows >= SWEEP_ROWS or self._bytes >= SWEEP_BYTES:
+                    self._full.set()
         finally:
-            self._forget(ticket, flight)
-        self._rows += 1
-        self._bytes += size
-        if self._rows >= SWEEP_ROWS or self._bytes >= SWEEP_BYTES:
-            self._full.set()
+            self._storing = False
+
+    async def _write(self, rows: dict[bytes, tuple[datetime | None, int, str]]) -> None:
+        # All replicas write them in one order, so that none waits for another that waits for it.
+        values = [value for key, row in sorted(rows.items()) for value in (key, *row)]
+        await self._service.store.fetch(_STORE.format(", ".join([_ROW] * len(rows))), values)
 
     async def run(self, every: float = 60) -> None:
         """Remove what nobody will be given, until cancelled."""

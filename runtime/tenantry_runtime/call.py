@@ -5,7 +5,7 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from starlette.requests import Request
 
-from tenantry_runtime import errors
+from tenantry_runtime import errors, keys
 from tenantry_runtime.audit import Event
 from tenantry_runtime.bodies import Bodies
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.fields import deeper
-from tenantry_runtime.keys import Caller
+from tenantry_runtime.keys import Asked, Caller
 from tenantry_runtime.ledger import Need, Reservation, Uncounted, Usage
 from tenantry_runtime.provider import NotSentError
 from tenantry_runtime.recording import Record
@@ -63,6 +63,19 @@ class Call:
     queries: int = 0
     searches: int = 0
     searched: int = 0
+
+    async def identify(self, headers: Mapping[str, str]) -> Asked:
+        """Say whose key these headers present, and when on the database's clock.  Raises the refusal."""
+        asked = await keys.look_up(headers, self.service.store)
+        self.arrived = asked.at
+        self.caller = asked.caller or self.caller  # of a key that has expired, too: the audit names it
+        self.caller = keys.acting(headers, asked)
+        return asked
+
+    async def ask(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """As `fetch`, for a short statement that changes nothing: see `Store.ask`."""
+        self.queries += 1
+        return await self.service.store.ask(statement, values)
 
     async def fetch(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         """Run a statement for this request, which pays for it."""

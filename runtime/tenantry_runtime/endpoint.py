@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tenantry_runtime import errors, keys
+from tenantry_runtime import errors
 from tenantry_runtime.audit import DENIED, Event, EventType
 from tenantry_runtime.call import Call, log
 from tenantry_runtime.service import Service
@@ -120,10 +120,7 @@ class Endpoint(Described):
 
     async def identify(self, call: Call) -> None:
         """Say who calls, and when on the database's clock.  Raises the refusal."""
-        asked = await keys.look_up(call.request.headers, call.service.store)
-        call.arrived = asked.at
-        call.caller = asked.caller or call.caller
-        call.caller = keys.acting(call.request.headers, asked)
+        await call.identify(call.request.headers)
 
     def refuse(self, refusal: errors.ApiError) -> Response:
         return refusal.response()

@@ -101,8 +101,7 @@ async def search(
     if store_ids is not None and not store_ids:
         return []
     if state is None:
-        row = await call.one(_STATE)
-        state = State(*row) if row else None
+        state = next((State(*row) for row in await call.ask(_STATE)), None)
     if state is None or not state.documents:
         return []
     # More than asked for: what was deleted a moment ago may still be found, and is left out below.

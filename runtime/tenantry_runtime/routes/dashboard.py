@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tenantry_runtime import browser, dashboard, errors, keys, session, usage
+from tenantry_runtime import browser, dashboard, errors, session, usage
 from tenantry_runtime.audit_log import Query, moment
 from tenantry_runtime.browser import DASHBOARD, SIGN_IN, Page, page, redirect
 from tenantry_runtime.call import Call, read_body
@@ -60,11 +60,7 @@ class SignIn(Page):
             given = parse_qs(body, max_num_fields=8)["key"][0].strip()
         except (KeyError, ValueError):
             given = ""
-        headers = {"authorization": f"Bearer {given}"}
-        asked = await keys.look_up(headers, call.service.store)
-        call.arrived = asked.at
-        call.caller = asked.caller or call.caller
-        call.caller = keys.acting(headers, asked)
+        asked = await call.identify({"authorization": f"Bearer {given}"})
         credentials = call.service.credentials
         token = session.sign(credentials, call.caller.key_uid, key_sha256(given), asked.at)
         call.request.state.token = token
