@@ -55,7 +55,7 @@ FROM documents_state d
 LEFT JOIN response_cache c ON c.key = %s AND c.stored_at > clock_timestamp() - make_interval(secs => %s)
      AND (c.documents_at IS NULL OR c.documents_at = d.changed_at)
 """  # noqa: S608 - a constant of ours
-_ROW = "(%s, %s::timestamptz, clock_timestamp(), %s, %s)"
+_ROW = "(%s::bytea, %s::timestamptz, clock_timestamp(), %s::int, %s::text)"
 _STORE = """
 INSERT INTO response_cache (key, documents_at, stored_at, bytes, answer)
 VALUES {}
@@ -68,8 +68,10 @@ WITH held AS (
         OR row_number() OVER newest > %s OR sum(c.bytes) OVER newest > %s AS goes
     FROM response_cache c, documents_state d
     WINDOW newest AS (ORDER BY c.stored_at DESC, c.key)
+), gone AS (
+    SELECT key FROM response_cache WHERE key IN (SELECT key FROM held WHERE goes LIMIT %s) FOR UPDATE SKIP LOCKED
 )
-DELETE FROM response_cache WHERE key IN (SELECT key FROM held WHERE goes LIMIT %s) RETURNING 1
+DELETE FROM response_cache WHERE key IN (SELECT key FROM gone) RETURNING 1
 """
 
 
@@ -275,9 +277,10 @@ class ResponseCache:
             self._storing = False
 
     async def _write(self, rows: dict[bytes, tuple[datetime | None, int, str]]) -> None:
-        # All replicas write them in one order, so that none waits for another that waits for it.
+        # All replicas write them in one order, so that none waits for another that waits for it; the sweep waits for
+        # nobody.  Nor does a commit of this table alone wait for a disk: so it may go with what is read.
         values = [value for key, row in sorted(rows.items()) for value in (key, *row)]
-        await self._service.store.fetch(_STORE.format(", ".join([_ROW] * len(rows))), values)
+        await self._service.store.ask(_STORE.format(", ".join([_ROW] * len(rows))), values)
 
     async def run(self, every: float = 60) -> None:
         """Remove what nobody will be given, until cancelled."""

@@ -73,7 +73,7 @@ class Call:
         return asked
 
     async def ask(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
-        """As `fetch`, for a short statement that changes nothing: see `Store.ask`."""
+        """As `fetch`, for a short statement that waits for nothing: see `Store.ask`."""
         self.queries += 1
         return await self.service.store.ask(statement, values)
 

@@ -172,7 +172,7 @@ class Store:
         raise AssertionError("unreachable")
 
     async def ask(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
-        """As `fetch`, over the connection that requests share: for short statements that change nothing."""
+        """As `fetch`, over the connection that requests share: for short ones that wait for no lock and no disk."""
         return await self._over(self._lines[0], statement, values)
 
     async def write(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
