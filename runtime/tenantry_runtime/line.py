@@ -35,7 +35,7 @@ BATCH = 32
 MOST_WAITING = 1000
 """Statements that wait for their batch; more are refused, and meet the pool's bounds."""
 PATIENCE = 30.0
-"""Seconds for which a batch may run, however long it waits for locks; then the connection is given up."""
+"""Seconds for which a batch may run (and at most twice that), for locks too; then the connection is given up."""
 RETRY = 1.0
 """Seconds between two attempts to connect."""
 
