@@ -260,7 +260,7 @@ class Rotations:
         if due is None:
             return None
         if due <= now:
-            if refusal := self._refusal(tenant):
+            if _asked(tenant, state) and (refusal := self._refusal(tenant)):
                 return max(1.0, (refusal.until - now).total_seconds() + 0.05)
             at_once = _asked(tenant, state) and self.shared.next(where, state.shared_user, True) is not None
             return 0.05 if at_once else QUEUE_SECONDS * jitter(uid)
