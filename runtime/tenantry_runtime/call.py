@@ -63,6 +63,8 @@ class Call:
     queries: int = 0
     searches: int = 0
     searched: int = 0
+    body: dict[str, Any] = field(default_factory=dict)
+    """What `json` has read, for an audit that keeps bodies."""
 
     async def identify(self, headers: Mapping[str, str]) -> Asked:
         """Say whose key these headers present, and when on the database's clock.  Raises the refusal."""
@@ -137,6 +139,8 @@ class Call:
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object.  Raises 400 or 413."""
         body = parse_object(await read_body(self.request, MAX_BODY, self.service.bodies))
+        if self.configuration.compliance.logging_level == "Full":
+            self.body = body
         if isinstance(model := body.get("model"), str):
             self.model = model  # for the metrics of a request that is refused, too
         return body

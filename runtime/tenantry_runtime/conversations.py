@@ -4,9 +4,7 @@ What one call adds is added by one statement under the lock of the conversation'
 of two calls at once the one whose answer came first is first.
 """
 
-import asyncio
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -15,12 +13,7 @@ from tenantry_runtime.call import Call
 from tenantry_runtime.conversation_items import Item, item_bytes, item_tokens
 from tenantry_runtime.documents import new_id, seconds
 from tenantry_runtime.fields import Body, is_id
-from tenantry_runtime.store import Row, Store, StoreUnavailableError
-
-if TYPE_CHECKING:
-    from tenantry_runtime.service import Service
-
-log = logging.getLogger(__name__)
+from tenantry_runtime.store import Row, Store
 
 MAX_CONVERSATIONS = 10_000
 """Conversations of one user."""
@@ -28,10 +21,6 @@ MAX_ITEMS = 2_000
 """Items of one conversation that a client may fill; an answer that was being made is added all the same."""
 MAX_BYTES = 16 * 1024 * 1024
 """JSON bytes of one conversation's items, likewise."""
-HOUSEKEEPING = 600.0
-"""Seconds between two looks for conversations whose retention has ended."""
-BATCH = 200
-"""Conversations that one statement of the housekeeping deletes."""
 
 _COLUMNS = "id, metadata, created_at"
 _SUBSTANCE = (
@@ -251,32 +240,3 @@ async def rate(call: Call, identity: str, item_id: str, rating: str | None, comm
         (rating, comment, rating, rating, comment, identity, item_id),
     )
     return _found(row, "item in this conversation")
-
-
-# --- Retention -----------------------------------------------------------------------------------------------
-
-
-async def forget(store: Store, days: int) -> int:
-    """Delete one batch of those whose last item is older than so many days; how many there were."""
-    rows = await store.fetch(
-        "DELETE FROM conversations WHERE id IN (SELECT id FROM conversations "
-        "WHERE last_item_at < clock_timestamp() - make_interval(days => %s) "
-        "LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING 1",
-        (days, BATCH),
-    )
-    return len(rows)
-
-
-async def keep_house(service: "Service", every: float = HOUSEKEEPING) -> None:
-    """Delete, batch by batch, what its retention no longer keeps, until cancelled."""
-    await service.live.loaded.wait()
-    while True:
-        more = False
-        try:
-            days = service.live.current.conversations_retention_days if service.live.current else None
-            more = days is not None and await forget(service.store, days) == BATCH
-        except StoreUnavailableError:
-            pass
-        except Exception:
-            log.exception("the housekeeping of conversations failed; it goes on")
-        await asyncio.sleep(0.1 if more else every)

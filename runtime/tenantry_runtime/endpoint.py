@@ -145,6 +145,8 @@ class Endpoint(Described):
             if suppressed:
                 event.basic["suppressed"] = suppressed
         event.error = event.error or code
+        if call.body and not event.full and event.outcome is None:  # no route has said what was sent
+            event.full["body"] = call.service.guard.redact(call.body)
         try:
             await call.record(self.kind, status)
         except StoreUnavailableError:

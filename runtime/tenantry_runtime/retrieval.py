@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tenantry_runtime import errors, tokens
+from tenantry_runtime import errors, guard, tokens
 from tenantry_runtime.call import Call, log
 from tenantry_runtime.filters import Filter, as_sql
 from tenantry_runtime.ledger import Need, Usage
@@ -114,6 +114,8 @@ async def search(
     own = kind == "search"
     event = call.event if own else call.event.inner("data_access", "vector_stores.search", "vector_store")
     event.basic["characters"] = len(question)
+    if own and guard.keeps_bodies(call):
+        event.full["query"] = call.service.guard.redact(question)
     need = Need(
         kind=kind,
         model=embedding.model,

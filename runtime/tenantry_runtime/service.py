@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from tenantry_runtime import conversations
+from tenantry_runtime import retention
 from tenantry_runtime.bodies import Bodies
 from tenantry_runtime.cache import ResponseCache
 from tenantry_runtime.config import Credentials
@@ -56,7 +56,7 @@ class Service:
         """Begin all background work; waits for none of the stores."""
         await self.store.open()
         parts = (self.live, self.guard, self.ledger, self.ingestion, self.cache)
-        for work in (*(part.run() for part in parts), self._connect_vectors(), conversations.keep_house(self)):
+        for work in (*(part.run() for part in parts), self._connect_vectors(), retention.keep_house(self)):
             self._background(work)
         if file:
             self._background(file.watch(self.replace))

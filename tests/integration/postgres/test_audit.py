@@ -171,6 +171,13 @@ async def test_what_is_past_its_retention_goes(backend: PostgresBackend, tenant:
     assert seen.kept_up == (f"the end of audit partition {audit.partition(month(now, 2))}",)
     assert set(partitions(tenant)) == expected(tenant)
     assert (await backend.ensure(shorter)).kept_up == ()
+    told = tenant.superuser(
+        "SELECT user_id, action, resource_id, details FROM {runtime}.audit WHERE event_type = 'deletion' ORDER BY at"
+    )
+    rule = {"rule": "auditRetentionDays"}
+    dropped = (audit.partition(month(now, 8)), audit.partition(month(now, 3)), audit.partition(month(now, 2)))
+    assert told[-1] == ("tenantry", "expire", dropped[2], {**rule, "days": 1})
+    assert [row[2] for row in told] == list(dropped)
 
 
 async def test_a_detached_month_and_a_lost_default_come_back(backend: PostgresBackend, tenant: Tenant) -> None:

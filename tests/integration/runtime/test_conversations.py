@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from tenantry_runtime import conversations
+from tenantry_runtime import conversations, retention
 from tenantry_runtime.store import Store
 from tests.integration.runtime.stack import Replica, Tenant
 
@@ -276,7 +276,7 @@ def test_what_its_retention_no_longer_keeps_is_deleted_in_batches(scripted: Tena
     young, old = (client.conversations.create(items=[HELLO]).id for _ in range(2))
     scripted.sql(
         "INSERT INTO conversations (id, user_name) SELECT 'conv_old' || n, 'old' FROM generate_series(1, %s) n",
-        (conversations.BATCH,),
+        (retention.BATCH,),
     )
     scripted.sql(
         "UPDATE conversations SET last_item_at = clock_timestamp() - interval '8 days' "
@@ -288,7 +288,7 @@ def test_what_its_retention_no_longer_keeps_is_deleted_in_batches(scripted: Tena
     async def clean() -> list[int]:
         store = Store(scripted.credentials.postgres, 1)
         await store.open()
-        deleted = [await conversations.forget(store, 7) for _ in range(3)]
+        deleted = [await retention.forget(store, 7) for _ in range(3)]
         await store.close()
         return deleted
 
@@ -298,15 +298,24 @@ def test_what_its_retention_no_longer_keeps_is_deleted_in_batches(scripted: Tena
         loaded.set()
         await store.open()
         setting = scripted.configuration.model_copy(update={"conversations_retention_days": 7})
-        service: Any = SimpleNamespace(store=store, live=SimpleNamespace(loaded=loaded, current=setting))
-        house = asyncio.create_task(conversations.keep_house(service))
+        service: Any = SimpleNamespace(
+            store=store, live=SimpleNamespace(loaded=loaded, current=setting), ledger=SimpleNamespace(events={})
+        )
+        house = asyncio.create_task(retention.keep_house(service))
         async with asyncio.timeout(60):
             while await store.fetch("SELECT 1 FROM conversations WHERE user_name = 'older'"):
                 await asyncio.sleep(0.05)
         house.cancel()
         await store.close()
 
-    assert asyncio.run(clean()) == [conversations.BATCH, 1, 0]
+    scripted.sql("TRUNCATE audit")
+    assert asyncio.run(clean()) == [retention.BATCH, 1, 0]
+    told = scripted.sql("SELECT event_type, action, resource_id, user_id, key_uid, details FROM audit")
+    assert len({row[2] for row in told}) == retention.BATCH + 1
+    ((*what, details),) = (row for row in told if row[2] == old)
+    assert what == ["deletion", "conversations.expire", old, "tenantry-runtime", ""]
+    assert (details["rule"], details["days"]) == ("conversations.retentionDays", 7)
+    assert details["user"] != "old"
     scripted.sql(
         "INSERT INTO conversations (id, user_name, last_item_at) "
         "VALUES ('conv_older', 'older', clock_timestamp() - interval '8 days')"

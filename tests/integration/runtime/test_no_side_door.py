@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tenantry_runtime.config import Compliance
 from tests.integration.runtime.samples import CLIENT, PUBLIC, Operation, Sample, World, operations, sample, send
 from tests.integration.runtime.stack import SCOPES, Replica, Tenant, eventually, get
 from tests.integration.runtime.upstream import EMBEDDING_TOKENS, Upstream, chunk, delta
@@ -233,6 +234,35 @@ def test_a_stream_whose_client_asks_for_no_usage_is_charged(
     assert estimated is (usage is None)
     if usage:
         assert (given_tokens, made) == (20, 2)
+
+
+def test_every_body_is_in_the_audit_where_the_tenant_asks_for_it_without_its_secrets(
+    everything: Tenant, world: World, both: tuple[Replica, Replica], upstream: Upstream
+) -> None:
+    secret = "AKIA" + "QYLPMN5HKZ3XT7WB"
+    samples = [(operation, sample(world, operation)) for operation in GUARDED if operation.takes_json]
+    everything.apply(both, compliance=Compliance(logging_level="Full"))
+    try:
+        for operation, given in samples:
+            everything.settled()
+            everything.sql("TRUNCATE audit")
+            send(world.replica, world.key, operation.method, operation.path, given, body={**(given.body or {}), "x": 1})
+            answer = send(world.replica, world.key, operation.method, operation.path, given)
+            assert answer.status_code == 200, answer.text
+            everything.settled()
+            rows = everything.sql("SELECT details FROM audit WHERE phase <> 'outcome' ORDER BY at")
+            kept = [row.keys() & {"body", "messages", "input", "query"} for (row,) in rows]
+            assert any(kept) or not given.body, (operation, rows)
+            assert all(len(names) <= 1 for names in kept)
+        everything.sql("TRUNCATE audit")
+        said = {"type": "message", "role": "user", "content": f"My key is {secret}, keep it."}
+        made = world.make("POST /v1/conversations", Sample(body={"items": [said]}))
+        ((told,),) = everything.sql("SELECT details::text FROM audit")
+        assert "keep it." in told
+        assert secret not in told
+        send(world.replica, world.key, "DELETE", "/v1/conversations/{id}", Sample(path={"id": made["id"]}))
+    finally:
+        everything.apply(both, compliance=Compliance())
 
 
 NOT_SERVED = (

@@ -83,7 +83,7 @@ def upkeep(plan: DatabasePlan, seen: Inside) -> list[Correction]:
             found.append(_alone(things, f"audit partition {name}", *_attach(things, month)))
     for name, month in sorted(there.items()):
         if month not in wanted:
-            found.append(_alone(things, f"the end of audit partition {name}", _drop(things, name)))
+            found.append(_alone(things, f"the end of audit partition {name}", *_drop(plan, name)))
     return found
 
 
@@ -107,8 +107,19 @@ def _attach(things: Things, month: date) -> Iterator[Statement]:
         yield sql.SQL(text).format(**names, begin=begin, end=end)
 
 
-def _drop(things: Things, name: str) -> Statement:
-    return sql.SQL("DROP TABLE IF EXISTS {}").format(_in(things, name))
+def _drop(plan: DatabasePlan, name: str) -> Iterator[Statement]:
+    """The month, and the row that says so, unless another operator was faster."""
+    things = plan.things
+    yield sql.SQL(
+        "INSERT INTO {} (id, phase, event_type, action, resource_type, resource_id, user_id, status, details)"
+        " SELECT gen_random_uuid(), 'event', 'deletion', 'expire', 'audit', {}, {}, 'success', {}"
+        " WHERE to_regclass({}) IS NOT NULL"
+    ).format(
+        _in(things, TABLE),
+        *map(sql.Literal, (name, OPERATOR, Jsonb({"rule": "auditRetentionDays", "days": plan.audit_retention_days}))),
+        sql.Literal(f'"{things.runtime_schema}"."{name}"'),
+    )
+    yield sql.SQL("DROP TABLE IF EXISTS {}").format(_in(things, name))
 
 
 def _alone(things: Things, what: str, *statements: Statement) -> Correction:
