@@ -73,9 +73,15 @@ def upkeep(plan: DatabasePlan, seen: Inside) -> list[Correction]:
         found.append(_alone(things, "the default partition of the audit", make))
     elif seen.strays_since and seen.strays_since < kept_from:
         old = sql.SQL(
-            "DELETE FROM {table} WHERE (at, id, phase) IN"
-            " (SELECT at, id, phase FROM {table} WHERE at < {until} ORDER BY at LIMIT {batch})"
-        ).format(table=_in(things, DEFAULT), until=_midnight(kept_from), batch=sql.Literal(BATCH))
+            "WITH gone AS (DELETE FROM {table} WHERE (at, id, phase) IN"
+            " (SELECT at, id, phase FROM {table} WHERE at < {until} ORDER BY at LIMIT {batch}) RETURNING 1) "
+            "{told} FROM gone HAVING count(*) > 0"
+        ).format(
+            table=_in(things, DEFAULT),
+            until=_midnight(kept_from),
+            batch=sql.Literal(BATCH),
+            told=_expired(plan, DEFAULT, sql.SQL("jsonb_build_object('rows', count(*))")),
+        )
         found.append(_alone(things, "the end of stray audit rows", old))
     for month in sorted(wanted):
         name = partition(month)
@@ -109,17 +115,18 @@ def _attach(things: Things, month: date) -> Iterator[Statement]:
 
 def _drop(plan: DatabasePlan, name: str) -> Iterator[Statement]:
     """The month, and the row that says so, unless another operator was faster."""
-    things = plan.things
-    yield sql.SQL(
+    there = sql.Literal(f'"{plan.things.runtime_schema}"."{name}"')
+    yield sql.SQL("{} WHERE to_regclass({}) IS NOT NULL").format(_expired(plan, name, sql.SQL("'{}'::jsonb")), there)
+    yield sql.SQL("DROP TABLE IF EXISTS {}").format(_in(plan.things, name))
+
+
+def _expired(plan: DatabasePlan, name: str, more: sql.Composable) -> sql.Composed:
+    """The beginning of a statement that tells what of the audit its own retention has ended."""
+    rule = Jsonb({"rule": "auditRetentionDays", "days": plan.audit_retention_days})
+    return sql.SQL(
         "INSERT INTO {} (id, phase, event_type, action, resource_type, resource_id, user_id, status, details)"
-        " SELECT gen_random_uuid(), 'event', 'deletion', 'expire', 'audit', {}, {}, 'success', {}"
-        " WHERE to_regclass({}) IS NOT NULL"
-    ).format(
-        _in(things, TABLE),
-        *map(sql.Literal, (name, OPERATOR, Jsonb({"rule": "auditRetentionDays", "days": plan.audit_retention_days}))),
-        sql.Literal(f'"{things.runtime_schema}"."{name}"'),
-    )
-    yield sql.SQL("DROP TABLE IF EXISTS {}").format(_in(things, name))
+        " SELECT gen_random_uuid(), 'event', 'deletion', 'expire', 'audit', {}, {}, 'success', {} || {}"
+    ).format(_in(plan.things, TABLE), *map(sql.Literal, (name, OPERATOR, rule)), more)
 
 
 def _alone(things: Things, what: str, *statements: Statement) -> Correction:
