@@ -6,7 +6,8 @@ from typing import Any
 
 from tenantry_runtime import errors, fields, filters, tokens
 from tenantry_runtime.config import Configuration
-from tenantry_runtime.conversation_items import Item, from_messages
+from tenantry_runtime.conversation_items import Item
+from tenantry_runtime.conversation_messages import from_messages
 from tenantry_runtime.filters import Filter
 
 PASSED = frozenset(

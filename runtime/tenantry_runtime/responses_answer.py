@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from tenantry_runtime import conversation_items
-from tenantry_runtime.conversation_items import Item, answer_items, call_identity, cited
+from tenantry_runtime.conversation_items import Item
+from tenantry_runtime.conversation_messages import answer_items, call_identity, cited
 from tenantry_runtime.documents import new_id
 from tenantry_runtime.responses_request import ResponseRequest
 from tenantry_runtime.retrieval import Hit

@@ -10,7 +10,8 @@ from typing import Any
 from tenantry_runtime import chat_request, errors, fields, filters
 from tenantry_runtime.chat_request import ChatRequest
 from tenantry_runtime.config import Configuration
-from tenantry_runtime.conversation_items import Item, read_all, to_messages
+from tenantry_runtime.conversation_items import Item, read_all
+from tenantry_runtime.conversation_messages import to_messages
 
 DROPPED = frozenset(
     {

@@ -12,7 +12,8 @@ from typing import Any
 from tenantry_runtime import conversations, errors, limits
 from tenantry_runtime.call import Call, log
 from tenantry_runtime.config import Configuration
-from tenantry_runtime.conversation_items import Item, answer_items, cited, item_bytes, to_messages
+from tenantry_runtime.conversation_items import Item, item_bytes
+from tenantry_runtime.conversation_messages import answer_items, cited, to_messages
 from tenantry_runtime.documents import new_id
 from tenantry_runtime.fields import is_id
 from tenantry_runtime.store import StoreUnavailableError

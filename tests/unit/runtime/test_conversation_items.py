@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry_runtime import conversation_items as items
+from tenantry_runtime import conversation_messages as chat
 from tenantry_runtime.errors import ApiError
 
 
@@ -82,8 +83,8 @@ def test_chat_messages_go_in_and_come_out_as_they_were() -> None:
         {"role": "assistant", "content": "Done."},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
     ]
-    kept = items.from_messages([{"role": "system", "content": "not kept"}, *messages])
-    assert items.to_messages(kept) == messages
+    kept = chat.from_messages([{"role": "system", "content": "not kept"}, *messages])
+    assert chat.to_messages(kept) == messages
 
 
 def test_calls_and_outputs_are_brought_together_or_left_out() -> None:
@@ -99,15 +100,15 @@ def test_calls_and_outputs_are_brought_together_or_left_out() -> None:
         items.function_output("a", "one"),
         call("b"),
     ]
-    messages = items.to_messages(kept, frozenset({"b"}))
+    messages = chat.to_messages(kept, frozenset({"b"}))
     assert [message["role"] for message in messages] == ["assistant", "tool", "user", "assistant"]
     assert [tool["id"] for tool in messages[0]["tool_calls"]] == ["a"]
     assert messages[1] == {"role": "tool", "tool_call_id": "a", "content": "one"}
     assert [tool["id"] for tool in messages[3]["tool_calls"]] == ["b"]
     answer = items.message("assistant", [items.output_text("Hi")])
-    with_its_text = items.to_messages([said, answer, call("b")], frozenset({"b"}))
+    with_its_text = chat.to_messages([said, answer, call("b")], frozenset({"b"}))
     assert [message["role"] for message in with_its_text] == ["user", "assistant"]
-    moved = items.to_messages([call("b"), said, answer], frozenset({"b"}))  # behind what is no part of its answer
+    moved = chat.to_messages([call("b"), said, answer], frozenset({"b"}))  # behind what is no part of its answer
     assert [message["content"] for message in moved] == ["q", "Hi", None]
 
 
@@ -120,7 +121,7 @@ _SAID = st.sampled_from(["user", "assistant"]).map(lambda role: items.read({"rol
 def test_whatever_is_left_of_a_conversation_a_provider_takes_it(kept: list[dict[str, Any]]) -> None:
     kept = list({(item["type"], item.get("call_id") or item["id"]): item for item in kept}.values())
     waiting: list[str] = []
-    for message in items.to_messages(kept):
+    for message in chat.to_messages(kept):
         if message["role"] == "tool":
             waiting.remove(message["tool_call_id"])
             continue
@@ -129,20 +130,20 @@ def test_whatever_is_left_of_a_conversation_a_provider_takes_it(kept: list[dict[
         assert waiting or message["content"]
     assert not waiting
     said = [item for item in kept if item["type"] == "message"]
-    assert sum(message.get("content") == "x" and message["role"] != "tool" for message in items.to_messages(kept)) == (
+    assert sum(message.get("content") == "x" and message["role"] != "tool" for message in chat.to_messages(kept)) == (
         len(said)
     )
 
 
 def test_an_answer_is_kept_as_far_as_it_was_produced() -> None:
-    assert items.answer_items({"content": None}, "completed", "msg_1") == []
-    (only,) = items.answer_items({"content": "Half of"}, "incomplete", "msg_1")
+    assert chat.answer_items({"content": None}, "completed", "msg_1") == []
+    (only,) = chat.answer_items({"content": "Half of"}, "incomplete", "msg_1")
     assert (only["id"], only["status"]) == ("msg_1", "incomplete")
-    (long,) = items.answer_items({"content": "x" * (items.MAX_ANSWER + 1)}, "completed", "msg_1")
+    (long,) = chat.answer_items({"content": "x" * (chat.MAX_ANSWER + 1)}, "completed", "msg_1")
     assert long["status"] == "incomplete"
-    assert len(long["content"][0]["text"]) == items.MAX_ANSWER
+    assert len(long["content"][0]["text"]) == chat.MAX_ANSWER
     calls = [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}]
-    (call,) = items.answer_items({"content": "", "tool_calls": calls}, "completed", "msg_1")
+    (call,) = chat.answer_items({"content": "", "tool_calls": calls}, "completed", "msg_1")
     assert (call["type"], call["call_id"], call["name"]) == ("function_call", "c1", "f")
 
 
