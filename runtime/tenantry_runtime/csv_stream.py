@@ -37,7 +37,7 @@ class CsvStream(EventStream):
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
         }
-        return cls(await anext(source), source, headers)
+        return await cls.started(source, headers)
 
 
 async def _pieces(call: Call, columns: Sequence[str], batches: Batches) -> AsyncGenerator[bytes, None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Self
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -10,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 class EventStream(Response):
     """Sends `first`, then what `source` yields.  When the client goes away, `source` is closed, wherever it waits.
 
-    `source` has been started (it yielded `first`), so that closing it runs its clean-up.  `at_end` is called
-    when all is over.
+    `source` has been started (it yielded `first`), so that closing it runs its clean-up: `started` does that.
+    `at_end` is called when all is over.
     """
 
     media_type = "text/event-stream"
@@ -26,6 +27,11 @@ class EventStream(Response):
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
         if "content-length" in self.headers:
             del self.headers["content-length"]
+
+    @classmethod
+    async def started(cls, source: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> Self:
+        """With the first piece there: what is refused before it is an answer of its own, not a broken stream."""
+        return cls(await anext(source), source, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(send))

@@ -20,8 +20,7 @@ async def create_completion(call: Call) -> Response:
     if not request.stream:
         return json_answer(await completion.whole(call, prepared), prepared.headers)
     events = _events(completion.stream(call, prepared), request.include_usage)
-    first = await anext(events)  # a refusal of the provider's is an answer of its own, not a broken stream
-    return EventStream(first, events, prepared.headers)
+    return await EventStream.started(events, prepared.headers)
 
 
 async def _events(chunks: AsyncGenerator[dict[str, Any], None], include_usage: bool) -> AsyncGenerator[bytes, None]:

@@ -20,8 +20,7 @@ async def create_response(call: Call) -> Response:
         thread.shape = answer.shape
     if request.chat.stream:
         events = ResponseEvents(answer).events(completion.stream(call, prepared))
-        first = await anext(events)  # a refusal of the provider's is an answer of its own, not a broken stream
-        return EventStream(first, events, prepared.headers)
+        return await EventStream.started(events, prepared.headers)
     made = await completion.whole(call, prepared)
     said = Said.of(made)
     response = answer.finished(said, answer.output(said), made.get("usage"))
