@@ -107,7 +107,6 @@ async def static(_: Service, request: Request) -> Response:
     return browser.asset(str(request.path_params["name"]))
 
 
-_PERIOD = usage_route.ROUTES[0].query[:1]
 _HTML = ("text/html",)
 
 ROUTES = (
@@ -120,7 +119,7 @@ ROUTES = (
         action="dashboard.show",
         resource="usage",
         handler=show,
-        query=_PERIOD,
+        query=(usage_route.PERIOD,),
         answer_types=_HTML,
     ),
     Page(
@@ -132,7 +131,7 @@ ROUTES = (
         action="dashboard.usage.export",
         resource="usage",
         handler=usage_csv,
-        query=_PERIOD,
+        query=(usage_route.PERIOD,),
         answer_types=("text/csv",),
     ),
     Page(
@@ -144,7 +143,7 @@ ROUTES = (
         action="dashboard.audit.export",
         resource="audit",
         handler=audit_csv,
-        query=_PERIOD,
+        query=(usage_route.PERIOD,),
         answer_types=("text/csv",),
     ),
     Open(method="GET", path=SIGN_IN, summary="The sign-in form.", handler=ask_for_key, answer_types=_HTML),

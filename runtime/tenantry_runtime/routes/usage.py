@@ -119,6 +119,14 @@ _LIST = {
     },
 }
 
+PERIOD = {
+    "name": "period",
+    "in": "query",
+    "description": "A month such as 2026-11, in the tenant's time zone; default: the current one.",
+    "schema": {"type": "string", "pattern": "^2[01][0-9]{2}-(0[1-9]|1[0-2])$"},
+}
+"""The parameter, as the OpenAPI document has it."""
+
 ROUTES = (
     Endpoint(
         method="GET",
@@ -130,12 +138,7 @@ ROUTES = (
         resource="usage",
         handler=get_usage,
         query=(
-            {
-                "name": "period",
-                "in": "query",
-                "description": "A month such as 2026-11, in the tenant's time zone; default: the current one.",
-                "schema": {"type": "string", "pattern": "^2[01][0-9]{2}-(0[1-9]|1[0-2])$"},
-            },
+            PERIOD,
             {"name": "format", "in": "query", "schema": {"type": "string", "enum": ["json", "csv"]}},
         ),
         answer_types=("application/json", "text/csv"),
