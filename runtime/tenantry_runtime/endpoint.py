@@ -166,3 +166,35 @@ class Endpoint(Described):
     def _observe(self, call: Call, status: int) -> None:
         took = time.monotonic() - call.started
         call.service.metrics.request(call.configuration, call.model, status, self.path, took)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Makes the routes that are about one kind of thing: `name` begins their actions, `resource` is its type."""
+
+    name: str
+    scope: str
+    resource: str
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        action: str,
+        summary: str,
+        handler: Callable[[Call], Awaitable[Response]],
+        resource: str = "",
+        **more: Any,
+    ) -> Endpoint:
+        """`resource`: another type than the family's; `more`: Endpoint's own fields."""
+        return Endpoint(
+            method=method,
+            path=path,
+            action=f"{self.name}.{action}",
+            summary=summary,
+            handler=handler,
+            resource=resource or self.resource,
+            scope=self.scope,
+            kind=self.scope,
+            **more,
+        )

@@ -1,13 +1,11 @@
 """/v1/conversations: what a user said and was answered; each user of the tenant's has their own."""
 
-from typing import Any
-
 from starlette.responses import Response
 
 from tenantry_runtime import conversation_items, conversations, errors, fields
 from tenantry_runtime.answers import PAGE, deleted, json_answer, list_of, page
 from tenantry_runtime.call import Call
-from tenantry_runtime.endpoint import Endpoint
+from tenantry_runtime.endpoint import Family
 
 MAX_COMMENT = 2000
 """Characters of a rating's comment."""
@@ -103,19 +101,7 @@ def _item(call: Call) -> str:
     return str(call.request.path_params["item_id"])
 
 
-def _endpoint(method: str, path: str, action: str, summary: str, handler: Any, **more: Any) -> Endpoint:
-    return Endpoint(
-        method=method,
-        path=path,
-        action=f"conversations.{action}",
-        resource="conversation_item" if "{item_id}" in path else "conversation",
-        summary=summary,
-        handler=handler,
-        scope="conversations",
-        kind="conversations",
-        **more,
-    )
-
+_endpoint = Family("conversations", scope="conversations", resource="conversation")
 
 _METADATA = {
     "type": ["object", "null"],
@@ -158,14 +144,17 @@ ROUTES = (
         body={"type": "object", "required": ["items"], "properties": {"items": _ITEMS | {"minItems": 1}}},
     ),
     _endpoint("GET", f"{_ONE}/items", "items.list", "List a conversation's items.", list_items, query=PAGE),
-    _endpoint("GET", f"{_ONE}/items/{{item_id}}", "items.retrieve", "One item.", retrieve_item),
-    _endpoint("DELETE", f"{_ONE}/items/{{item_id}}", "items.delete", "Delete an item.", delete_item),
+    _endpoint("GET", f"{_ONE}/items/{{item_id}}", "items.retrieve", "One item.", retrieve_item, "conversation_item"),
+    _endpoint(
+        "DELETE", f"{_ONE}/items/{{item_id}}", "items.delete", "Delete an item.", delete_item, "conversation_item"
+    ),
     _endpoint(
         "POST",
         f"{_ONE}/items/{{item_id}}/rating",
         "items.rate",
         "Rate an answer, or take a rating back.",
         rate_item,
+        "conversation_item",
         body={
             "type": "object",
             "required": ["rating"],

@@ -1,13 +1,11 @@
 """/v1/vector_stores/{id}/file_batches: many files put into a store with one request."""
 
-from typing import Any
-
 from starlette.responses import Response
 
 from tenantry_runtime import attachments, documents, errors, fields
 from tenantry_runtime.answers import PAGE, json_answer
 from tenantry_runtime.call import Call
-from tenantry_runtime.endpoint import Endpoint
+from tenantry_runtime.endpoint import Family
 from tenantry_runtime.routes.vector_stores import ATTRIBUTES, STORE, attached_page, auto_chunking, store_id
 
 MAX_BATCH = 2000
@@ -75,19 +73,7 @@ def _batch_id(call: Call) -> str:
     return str(call.request.path_params["batch_id"])
 
 
-def _endpoint(method: str, path: str, action: str, summary: str, handler: Any, **more: Any) -> Endpoint:
-    return Endpoint(
-        method=method,
-        path=path,
-        action=f"vector_stores.file_batches.{action}",
-        resource="file_batch",
-        summary=summary,
-        handler=handler,
-        scope="documents",
-        kind="documents",
-        **more,
-    )
-
+_endpoint = Family("vector_stores.file_batches", scope="documents", resource="file_batch")
 
 _FILE = {"type": "object", "required": ["file_id"], "properties": {"file_id": {"type": "string"}, **ATTRIBUTES}}
 

@@ -6,7 +6,6 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import PurePath
-from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import UploadFile
@@ -18,7 +17,7 @@ from starlette.types import Message
 from tenantry_runtime import documents, errors, extract
 from tenantry_runtime.answers import PAGE, json_answer, list_of, page
 from tenantry_runtime.call import Call
-from tenantry_runtime.endpoint import Endpoint
+from tenantry_runtime.endpoint import Family
 
 PURPOSES = ("assistants", "user_data")
 TYPES = (".txt", ".md", ".markdown", ".json", ".csv", *extract.READ)
@@ -174,19 +173,7 @@ async def delete_all(call: Call) -> Response:
     return json_answer({"object": "list.deleted", "deleted": True, "count": count})
 
 
-def _endpoint(method: str, path: str, action: str, summary: str, handler: Any, **more: Any) -> Endpoint:
-    return Endpoint(
-        method=method,
-        path=path,
-        action=f"files.{action}",
-        resource="file",
-        summary=summary,
-        handler=handler,
-        scope="documents",
-        kind="documents",
-        **more,
-    )
-
+_endpoint = Family("files", scope="documents", resource="file")
 
 ROUTES = (
     _endpoint(

@@ -1,7 +1,6 @@
 """/v1/vector_stores: which documents are searched together, and searching them."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import orjson
 from starlette.responses import Response, StreamingResponse
@@ -9,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 from tenantry_runtime import attachments, documents, errors, fields, filters
 from tenantry_runtime.answers import PAGE, deleted, json_answer, list_of, page
 from tenantry_runtime.call import Call
-from tenantry_runtime.endpoint import Endpoint
+from tenantry_runtime.endpoint import Family
 from tenantry_runtime.retrieval import MAX_QUESTION, search
 
 _STATUSES = ("in_progress", "completed", "failed", "cancelled")
@@ -192,21 +191,7 @@ async def search_store(call: Call) -> Response:
     )
 
 
-def _endpoint(
-    method: str, path: str, action: str, summary: str, handler: Any, resource: str = "vector_store", **more: Any
-) -> Endpoint:
-    return Endpoint(
-        method=method,
-        path=path,
-        action=f"vector_stores.{action}",
-        resource=resource,
-        summary=summary,
-        handler=handler,
-        scope="documents",
-        kind="documents",
-        **more,
-    )
-
+_endpoint = Family("vector_stores", scope="documents", resource="vector_store")
 
 _LABELS = {"type": ["object", "null"], "maxProperties": 16}
 ATTRIBUTES = {
