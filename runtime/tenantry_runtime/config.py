@@ -94,6 +94,15 @@ class ModelPrice(Model):
         default=None, ge=0, description="For input that the provider had cached; None: as all other input."
     )
 
+    @property
+    def cached_nano(self) -> int:
+        return self.input_nano if self.cached_input_nano is None else self.cached_input_nano
+
+    @property
+    def told(self) -> dict[str, int]:
+        """As the audit keeps it."""
+        return {"input": self.input_nano, "cached": self.cached_nano, "output": self.output_nano}
+
 
 class UnitPrices(Model):
     """Nano-dollars for one statement that a request ran, and for one vector search."""

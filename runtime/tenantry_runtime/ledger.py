@@ -108,10 +108,11 @@ class Ledger:
         price = configuration.prices.get(need.model)
         if price is None:
             raise errors.forbidden(f"The model {need.model} has no price here, so it is not served.", "no_price")
+        event.basic["price"] = price.told
         budget, units = configuration.budget, configuration.unit_prices
         # A search or retrieval is paid with its call: leave room for it.
         around = 4 * units.database_query_nano + units.vector_search_nano
-        input_nano = max(price.input_nano, price.cached_input_nano or 0)
+        input_nano = max(price.input_nano, price.cached_nano)
         reservation = Reservation(uuid.uuid4(), 0, price, configuration, event)
         details = event.details(configuration.compliance.logging_level)
         reservation.told = audit.snapshot(details)
@@ -275,9 +276,8 @@ def _settlement(
 
 def cost_nano(price: ModelPrice, usage: Usage) -> int:
     """Nano-dollars of a call; cached input tokens at their own price, where there is one."""
-    cached_nano = price.input_nano if price.cached_input_nano is None else price.cached_input_nano
     return (
         (usage.input_tokens - usage.cached_tokens) * price.input_nano
-        + usage.cached_tokens * cached_nano
+        + usage.cached_tokens * price.cached_nano
         + usage.output_tokens * price.output_nano
     )

@@ -59,7 +59,10 @@ def test_a_call_is_an_intent_and_an_outcome(tenant: Tenant, client: openai.OpenA
     details = intent["details"]
     assert details.pop("request") == raw.headers["x-request-id"]
     assert len(details.pop("prompt_digest")) == 64
-    assert details == {"messages": 1, "characters": 6, "model": "gpt-4o-mini", "prices": "2026-01-01"}
+    price = {"input": 150, "cached": 150, "output": 600}
+    assert details == {
+        "messages": 1, "characters": 6, "model": "gpt-4o-mini", "prices": "2026-01-01", "price": price,
+    }  # fmt: skip
 
 
 def test_more_is_kept_where_the_tenant_asks_for_it_but_never_a_key(

@@ -132,6 +132,34 @@ def test_all_or_none(meter: Meter) -> None:
     assert meter.sql("SELECT count(*) FROM ledger") == [(1,)]
 
 
+def test_who_waits_as_long_as_told_is_let_through(meter: Meter) -> None:
+    """Whatever is asked, and whichever of the buckets refuses; nobody else takes anything meanwhile."""
+    seed = random.SystemRandom().randrange(1 << 31)
+    print(f"seed {seed}")
+    chance, refused = random.Random(seed), set()
+    for turn in range(60):
+        limits = {
+            "rpm": chance.choice((None, 1, 7, 60)),
+            "tpm": chance.choice((None, 900, 5000)),
+            "each_user": {"rpm": chance.choice((None, 2)), "tpm": chance.choice((None, 800))},
+            "each_key": {"rpm": chance.choice((None, 3)), "tpm": chance.choice((None, 850))},
+            "user": f"user-{turn}",
+            "key": f"key-{turn}",
+            "input": chance.randrange(1, 400),
+            "output": chance.randrange(1, 400),
+        }
+        limits["least"] = min(32, limits["output"])
+        for _ in range(4):
+            _, outcome, _, wait = meter.reserve(**limits)
+            if outcome == "ok":
+                continue
+            refused.add(outcome)
+            assert 0 < wait <= 120, (outcome, limits)
+            meter.sql("UPDATE meter SET filled_at = filled_at - make_interval(secs => %s)", (wait,))
+            assert meter.reserve(**limits)[1] == "ok", (outcome, limits)
+    assert {"requests", "tokens"} <= refused
+
+
 def test_the_output_is_what_is_left_but_never_nothing(meter: Meter) -> None:
     assert meter.reserve(tpm=250)[1:3] == ("ok", 150)
     _, outcome, granted, wait = meter.reserve(tpm=250)

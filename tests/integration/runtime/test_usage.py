@@ -170,6 +170,9 @@ def test_the_prompt_as_resolved(tenant: Tenant, replicas: tuple[Replica, Replica
     assert answer["text"].endswith(answer["guard"])
     assert answer["variables"]["customInstructions"] == "Answer in Latin."
     assert "{{ tenantName }}" in answer["template"]
+    # what applied to the call is in its audit row
+    told = "SELECT details->>'prompt_digest' FROM audit WHERE action = 'chat.completions.create' AND phase = 'intent'"
+    assert tenant.sql(told)[-1:] == [(answer["digest"],)]
     narrow = tenant.add_key("no-admin", scopes=("chat", "usage"))
     refused = httpx.get(f"{replicas[0].url}/v1/prompt", headers={"Authorization": f"Bearer {narrow}"})
     assert refused.status_code == 403
