@@ -1,8 +1,9 @@
 """What a call used where its provider does not say: counted with a tokenizer, when the call is settled.
 
 The vocabularies are OpenAI's and come inside the wheel (rs-bpe, which holds GitHub's `bpe`: its time is linear in
-the text whatever that is, about 70 ms for 1 MB, and Python's lock is free meanwhile).  They are loaded when they
-are first needed, 26 to 37 MB each.
+the text whatever that is, at most 70 ms for 1 MB, and Python's lock is free meanwhile).  They are loaded when they
+are first needed: 33 MB for o200k, 16 MB for cl100k, and about as much again in pages of the library's file, which
+the Pods of a node share and the kernel may drop.
 
 What is taken before a call is never counted so: a reservation has to cover all that a call can use, so that the
 bytes of the text stand for its tokens there (see `tokens`).
