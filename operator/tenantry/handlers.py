@@ -6,10 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import kopf
-from kopf._core.engines.peering import Identity
-
-from tenantry import pauses
+from tenantry import lean, pauses
 from tenantry.backends.apiserver import PAGE
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.kinds import CHILDREN, OWN, TENANT, Kind
@@ -18,6 +15,10 @@ from tenantry.backends.observed import Key
 from tenantry.backends.watch import Watch
 from tenantry.queue import Queue
 from tenantry.view import View
+
+with lean.without("kubernetes"):  # of which kopf would import 10 MB, to take its models for objects
+    import kopf
+    from kopf._core.engines.peering import Identity
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]

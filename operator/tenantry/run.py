@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
-from tenantry import installation, log, pauses
+from tenantry import installation, lean, log, pauses
 from tenantry.accesskeys import AccessKeys
 from tenantry.adoption import Adoption
 from tenantry.backends.connection import ApiError, Connection
@@ -255,6 +255,7 @@ def main() -> int:
             print(f"{name}: {problem['msg']}", file=sys.stderr)
         return 2
     log.configure(settings.log_level)
+    lean.settle()
     return asyncio.run(_main(settings))
 
 

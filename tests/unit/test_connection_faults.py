@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from kubernetes.client import Configuration
 
 from tenantry.backends import connection as connections
+from tenantry.backends.access import Access
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.fence import Fence, clock
 from tests.certificates import Authority
@@ -52,8 +52,7 @@ async def served(
     handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], fence: Fence | None = None
 ) -> AsyncIterator[Connection]:
     server = await asyncio.start_server(handler, "127.0.0.1", 0)
-    made = Configuration()
-    made.host = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    made = Access(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     connection = Connection(made, fence=fence)
     try:
         yield connection
@@ -139,10 +138,8 @@ async def test_a_certificate_of_somebody_else(tmp_path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(theirs.certificate, theirs.key)
     server = await asyncio.start_server(Server(http(200, b"{}")), "127.0.0.1", 0, ssl=context)
-    made = Configuration()
-    made.host = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    made.ssl_ca_cert = str(Authority(tmp_path / "ours").certificate)
-    connection = Connection(made)
+    authority = str(Authority(tmp_path / "ours").certificate)
+    connection = Connection(Access(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", authority))
     try:
         with pytest.raises(ApiError, match="TLS was not accepted") as raised:
             await ask(connection)

@@ -1,6 +1,6 @@
-"""A connection to the API server: configuration and authentication by the official library, requests by aiohttp.
+"""A connection to the API server: requests by aiohttp.
 
-Requests go as plain dicts over aiohttp because `bench/api_writes.py` shows that the generated client costs twice
+They go as plain dicts over aiohttp because `bench/api_writes.py` shows that the generated client costs twice
 the CPU for each write.
 """
 
@@ -10,14 +10,12 @@ import json
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-from kubernetes import client as official
-from kubernetes import config as official_config
 
 from tenantry import pauses
+from tenantry.backends.access import Access, access, from_kubeconfig
 from tenantry.backends.fence import MESSAGE, Fence
 
 Json = dict[str, Any]
@@ -46,20 +44,10 @@ class ApiError(Exception):
         return self.status == 0 or self.status == 429 or self.status >= 500
 
 
-def configuration() -> Any:
-    """From the Pod's service account, else from $KUBECONFIG or ~/.kube/config."""
-    made = official.Configuration()
-    try:
-        official_config.load_incluster_config(client_configuration=made)
-    except official_config.ConfigException:
-        official_config.load_kube_config(client_configuration=made)
-    return made
-
-
-def ssl_context(made: Any) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=made.ssl_ca_cert)
-    if made.cert_file:
-        context.load_cert_chain(made.cert_file, made.key_file)
+def ssl_context(made: Access) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=made.authority)
+    if made.certificate:
+        context.load_cert_chain(made.certificate, made.key)
     return context
 
 
@@ -89,13 +77,13 @@ class Connection:
 
     def __init__(
         self,
-        made: Any | None = None,
+        made: Access | None = None,
         counted: Callable[[str, str], None] | None = None,
         fence: Fence | None = None,
     ) -> None:
         """`fence`: nothing is written while it is shut."""
-        self._configuration = made or configuration()
-        self._ssl = ssl_context(self._configuration)
+        self._access = made or access()
+        self._ssl = ssl_context(self._access)
         self._session: aiohttp.ClientSession | None = None
         self._fence = fence or Fence()
         self._counted = counted or (lambda verb, resource: None)
@@ -105,25 +93,24 @@ class Connection:
         """Another of the same user's: no fence, since a Lease is how a replica comes to lead, and sockets of its own,
         since a renewal that waits behind a burst of other requests comes too late.
         """
-        return Connection(self._configuration, self._counted)
+        return Connection(self._access, self._counted)
 
     @property
     def server(self) -> str:
-        return str(self._configuration.host).rstrip("/")
+        return self._access.server
 
     def token(self) -> str | None:
-        """The current bearer token; a service account's is read anew when it ages."""
-        value = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        return str(value) if value else None
+        """The header Authorization as it must be now."""
+        return self._access.authorization()
 
     def login(self) -> dict[str, Any]:
         """What kopf needs to connect as we do."""
         token = self.token()
         return {
             "server": self.server,
-            "ca_path": self._configuration.ssl_ca_cert,
-            "certificate_path": self._configuration.cert_file,
-            "private_key_path": self._configuration.key_file,
+            "ca_path": self._access.authority,
+            "certificate_path": self._access.certificate,
+            "private_key_path": self._access.key,
             "scheme": token.split(" ", 1)[0] if token and " " in token else None,
             "token": token.split(" ", 1)[-1] if token else None,
         }
@@ -245,11 +232,4 @@ def _said(problem: Exception) -> str:
     return type(problem).__name__
 
 
-def from_kubeconfig(path: Path | str) -> Any:
-    """A configuration from one file, for tools and tests."""
-    made = official.Configuration()
-    official_config.load_kube_config(config_file=str(path), client_configuration=made)
-    return made
-
-
-__all__ = ["ApiError", "Connection", "Json", "configuration", "from_kubeconfig"]
+__all__ = ["ApiError", "Connection", "Json", "from_kubeconfig"]

@@ -1,6 +1,7 @@
 """The writes of the operator against a real API server: made once, put back, never over what is not ours."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 
@@ -213,8 +214,7 @@ async def test_a_refusal_that_a_person_can_mend_says_how(backend):
 
 async def test_an_absent_server_is_an_error_that_is_retried(plane):
     made = from_kubeconfig(plane.kubeconfig)
-    made.host = "https://127.0.0.1:1"
-    connection = Connection(made)
+    connection = Connection(dataclasses.replace(made, server="https://127.0.0.1:1"))
     try:
         with pytest.raises(ApiError) as error:
             await connection.request("get", kinds.NAMESPACE.path("", "default"), resource="namespaces")
