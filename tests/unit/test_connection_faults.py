@@ -1,12 +1,17 @@
 """Whatever comes in place of the API server's answer is an ApiError: nobody else has to know of it."""
 
 import asyncio
+import gc
+import json
 import ssl
+from asyncio import sslproto
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from tenantry import lean
 from tenantry.backends import connection as connections
 from tenantry.backends.access import Access
 from tenantry.backends.connection import ApiError, Connection
@@ -144,6 +149,28 @@ async def test_a_certificate_of_somebody_else(tmp_path) -> None:
         with pytest.raises(ApiError, match="TLS was not accepted") as raised:
             await ask(connection)
         assert raised.value.unavailable
+    finally:
+        await connection.close()
+        server.close()
+
+
+async def test_a_large_answer_comes_whole_through_a_small_buffer_of_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sslproto.SSLProtocol, "max_size", lean.TLS_BUFFER_BYTES)
+    authority = Authority(tmp_path)
+    own = authority.issue("server", "server", hosts=["127.0.0.1"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.certificate, own.key)
+    body = json.dumps({"text": "x" * 3_000_000}).encode()
+    head = f"HTTP/1.1 200 x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    server = await asyncio.start_server(Server(head + body), "127.0.0.1", 0, ssl=context)
+    address = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    connection = Connection(Access(address, str(authority.certificate)))
+    try:
+        assert len((await ask(connection))["text"]) == 3_000_000
+        held = [len(p._ssl_buffer) for p in gc.get_objects() if isinstance(p, sslproto.SSLProtocol)]
+        assert held.count(lean.TLS_BUFFER_BYTES) == 2, "this connection's two ends"
     finally:
         await connection.close()
         server.close()

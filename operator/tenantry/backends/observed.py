@@ -18,8 +18,10 @@ from tenantry.backends.kinds import Kind
 Json = dict[str, Any]
 Key = tuple[str, str, str]
 """Kind, namespace, name."""
-GRAVE_SECONDS = 600.0
-"""How long it is known of what is gone how new the last news of it were: late ones do not bring it back."""
+GRAVE_SECONDS = 180.0
+"""How long it is known of what is gone how new the last news of it were: late ones do not bring it back.  Longer than
+a request takes with all its tries, or a watch may hang.
+"""
 NAME, UID, HOLE = "\x00", "\x01", "\x02"
 """Stand for what is cut out: JSON text holds no such characters."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
