@@ -79,7 +79,7 @@ def fifths(count: int, *, answers: bool) -> list[Planned]:
 def fill(servers: Servers, planned: list[Planned]) -> tuple[Run, Replica]:
     """Apply them and wait until all that can be are Ready; the operator goes on running."""
     world = servers.world
-    replica = world.start(resync_seconds=RESYNC_SECONDS, lease_seconds=LEASE_SECONDS)
+    replica = start(servers)
     wait(lambda: leads(replica), "a leader", 60, 0.2)
     watch = Watch(servers.plane, f"{GROUP}/tenants", ready)
     before, used = requests(replica), servers.cpu(replica)
@@ -128,7 +128,7 @@ def rest(servers: Servers, run: Run, replica: Replica) -> None:
     run.memory = processes.megabytes(replica.process.pid)
     world.stop()
     began = time.monotonic()
-    again = world.start(resync_seconds=RESYNC_SECONDS, lease_seconds=LEASE_SECONDS)
+    again = start(servers)
     wait(lambda: leads(again), "a leader again", 300, 0.1)
     run.start_seconds = time.monotonic() - began
     settle(again)
@@ -136,6 +136,12 @@ def rest(servers: Servers, run: Run, replica: Replica) -> None:
     run.start_writes = again.writes()
     run.start_memory = processes.megabytes(again.process.pid)
     world.stop()
+
+
+def start(servers: Servers) -> Replica:
+    return servers.world.start(
+        resync_seconds=RESYNC_SECONDS, lease_seconds=LEASE_SECONDS, module="bench.in_cluster", **servers.account
+    )
 
 
 def leads(replica: Replica) -> bool:

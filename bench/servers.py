@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import httpx
 
-from bench import processes
+from bench import in_cluster, processes
 from dev.cluster import golang, milvus, postgres
 from tests.controlplane import ControlPlane
-from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, Replica, World, prepare, region
+from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, NAMESPACE, Replica, World, prepare, region
 from tests.proxy import Proxy
 
 OTHER = "other"
@@ -24,6 +25,7 @@ OTHER = "other"
 
 Its PostgreSQL is another one, as a region's is: on the same one, what a slow transaction locks is locked for all.
 """
+ACCOUNT = "tenantry"
 Fault = Literal["", "slow", "hang", "refuse"]
 """What is wrong with the way to a server; the last two are those of `tests.proxy`."""
 SLOW_SECONDS = 2.0
@@ -122,6 +124,31 @@ class Plane(ControlPlane):
             processes.confine(self.pids().values(), processes.HALVES[0])
 
 
+def account(plane: ControlPlane, world: World, folder: Path) -> dict[str, str]:
+    """Make one that may do everything, its files in `folder`; the variables that the operator needs."""
+    folder.mkdir(exist_ok=True)
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    world.create(accounts, {"metadata": {"name": ACCOUNT}})
+    group = "rbac.authorization.k8s.io"
+    world.create(
+        f"/apis/{group}/v1/clusterrolebindings",
+        {
+            "metadata": {"name": ACCOUNT},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
+        },
+    )
+    token = world.create(f"{accounts}/{ACCOUNT}/token", {"spec": {"expirationSeconds": 24 * 3600}})
+    (folder / "token").write_text(token["status"]["token"])
+    (folder / "ca.crt").write_bytes(plane.authority.certificate.read_bytes())
+    parts = urlsplit(plane.url)
+    return {
+        in_cluster.FOLDER: str(folder),
+        "KUBERNETES_SERVICE_HOST": str(parts.hostname),
+        "KUBERNETES_SERVICE_PORT": str(parts.port),
+    }
+
+
 class Servers:
     """Everything on loopback, of its own in `folder`, gone at the end.
 
@@ -140,6 +167,8 @@ class Servers:
         self._faults = postgres_fault, milvus_fault
         self._proxies: list[Proxy] = []
         self.world: World
+        self.account: dict[str, str]
+        """Variables with which the operator logs in as in a Pod."""
 
     def __enter__(self) -> Self:
         try:
@@ -150,6 +179,7 @@ class Servers:
             self._vectors.prepare(ADMIN_PASSWORD)
             self.plane.start()
             self.world = prepare(self.plane, self._database, self._vectors, self._folder)
+            self.account = account(self.plane, self.world, self._folder / "account")
             for port, fault in zip((self._other.port, self._vectors.port), self._faults, strict=True):
                 self._proxies.append(faulty(port, fault))
             self._other_region()
