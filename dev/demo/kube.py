@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tenantry.backends.connection import from_kubeconfig, ssl_context
+from tenantry.backends.access import Access, from_kubeconfig
+from tenantry.backends.connection import ssl_context
 from tenantry.backends.kinds import Kind
 from tenantry.backends.kinds import of as kind_of
 
@@ -47,13 +48,12 @@ class TooLate(Exception):
 class _Login(httpx.Auth):
     """The kubeconfig's token, read anew for each request: some expire."""
 
-    def __init__(self, configuration: Any) -> None:
-        self._configuration = configuration
+    def __init__(self, access: Access) -> None:
+        self._access = access
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        token = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        if token:
-            request.headers["Authorization"] = str(token)
+        if token := self._access.authorization():
+            request.headers["Authorization"] = token
         yield request
 
 
@@ -62,13 +62,13 @@ class Kube:
 
     def __init__(self, kubeconfig: Path, user: str = "", groups: Sequence[str] = ()) -> None:
         self.kubeconfig = kubeconfig
-        configuration = from_kubeconfig(kubeconfig)
+        access = from_kubeconfig(kubeconfig)
         headers = [("Impersonate-User", user)] if user else []
         headers += [("Impersonate-Group", group) for group in groups]
         self._http = httpx.Client(
-            base_url=str(configuration.host),
-            verify=ssl_context(configuration),
-            auth=_Login(configuration),
+            base_url=access.server,
+            verify=ssl_context(access),
+            auth=_Login(access),
             headers=headers,
             timeout=30,
             trust_env=False,
