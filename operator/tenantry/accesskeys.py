@@ -22,6 +22,8 @@ from tenantry_runtime.config import AccessKeyRow, key_sha256
 
 logger = logging.getLogger(__name__)
 DEFAULT = "default"
+DEFAULT_SCOPES = ("chat", "embeddings", "documents", "conversations", "usage")
+"""Of the first key: what a developer works with.  What others did and were told (`audit`) takes a key of its own."""
 MOST_KEYS = 200
 """Of one tenant, the oldest first: every row is looked at when a key is."""
 
@@ -208,7 +210,7 @@ class AccessKeys:
                     "labels": {names.TENANT_LABEL: resolved.name, names.MANAGED_BY_LABEL: names.MANAGER},
                     "annotations": {names.UID_ANNOTATION: resolved.uid},
                 },
-                "spec": {"user": DEFAULT},
+                "spec": {"user": DEFAULT, "scopes": list(DEFAULT_SCOPES)},
             },
         )
         if made is None and (there := await self._backend.get(ACCESS_KEY, resolved.home, DEFAULT)):

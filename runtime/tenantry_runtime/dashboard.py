@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tenantry_runtime import usage
+from tenantry_runtime import fill, usage
 from tenantry_runtime.call import Call
 from tenantry_runtime.config import NANO
 from tenantry_runtime.usage import Sums, Usage
@@ -14,23 +14,6 @@ from tenantry_runtime.usage import Sums, Usage
 NAMED = 10
 """Users and models that the page names; the rest is one line."""
 MONTHS = 36
-
-_FILL = """
-SELECT least(%s, coalesce(m.requests, %s) + e.seconds * %s / 60),
-       least(%s, coalesce(m.tokens, %s) + e.seconds * %s / 60),
-       CASE WHEN m.day_ends_at > e.now THEN m.day_tokens + r.tokens ELSE r.tokens END, r.calls
-FROM (SELECT clock_timestamp() AS at) c
-LEFT JOIN meter m ON m.subject = 'tenant'
-CROSS JOIN LATERAL (
-    SELECT c.at AS now, greatest(0, extract(epoch FROM c.at - m.filled_at))::double precision AS seconds
-) e
-CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE l.counts) AS calls,
-           coalesce(sum(l.reserved_tokens) FILTER (WHERE l.day = m.day), 0)::bigint AS tokens
-    FROM ledger l WHERE l.status = 'reserved' AND l.expires_at > c.at
-) r
-"""
-"""The levels of the tenant's limits now, as reserve (migration 0002) would find them."""
 
 _REFUSALS = """
 SELECT at, action, user_id, key_name, status, error FROM (
@@ -81,18 +64,6 @@ class Refusal:
     key_name: str
     status: str
     error: str
-
-
-@dataclass(frozen=True)
-class Limit:
-    name: str
-    used: int
-    size: int
-    note: str
-
-    @property
-    def percent(self) -> float:
-        return usage.percent(min(self.used, self.size), self.size)
 
 
 def price(nano: int) -> str:
@@ -158,45 +129,6 @@ def lines(groups: dict[str, Sums], total: Sums, empty: str) -> list[Line]:
     return found
 
 
-async def limits(call: Call) -> list[Limit]:
-    """The limits that there are, with what of them is taken now."""
-    known = call.configuration.limits
-    rpm, tpm = known.requests_per_minute, known.tokens_per_minute
-    row = await call.one(_FILL, (rpm, rpm, rpm, tpm, tpm, tpm))
-    assert row is not None
-    requests, tokens, day, calls = row
-    zone = usage.time_zone(call)
-    found = []
-    for name, size, used, note in (
-        ("Requests a minute", rpm, (rpm or 0) - (requests or 0), "refilled continuously"),
-        ("Tokens a minute", tpm, (tpm or 0) - (tokens or 0), "refilled continuously"),
-        ("Tokens a day", known.tokens_per_day, day, f"anew at midnight, {zone}"),
-        ("Calls at a time", known.concurrency, calls, "those that run now"),
-    ):
-        if size is not None:
-            found.append(Limit(name, max(0, round(used or 0)), size, note))
-    return found
-
-
-def shares(call: Call) -> list[str]:
-    """What each user and each key may take of these, in words."""
-    known = call.configuration.limits
-    found = []
-    for whose, one in (("user", known.per_user), ("key", known.per_key)):
-        if one is None:
-            continue
-        sizes = {
-            "requests a minute": one.requests_per_minute,
-            "tokens a minute": one.tokens_per_minute,
-            "tokens a day": one.tokens_per_day,
-            "calls at a time": one.concurrency,
-        }
-        parts = [f"{size:,} {name}" for name, size in sizes.items() if size is not None]
-        if parts:
-            found.append(f"Each {whose}: {', '.join(parts)}")
-    return found
-
-
 async def refusals(call: Call) -> list[Refusal]:
     return [Refusal(at.astimezone(UTC), *rest) for at, *rest in await call.fetch(_REFUSALS)]
 
@@ -232,8 +164,8 @@ async def view(call: Call, period: str | None) -> dict[str, Any]:
         "days": used.days,
         "models": lines(used.models, used.total, "no model"),
         "users": lines(used.users, used.total, "nobody"),
-        "limits": await limits(call),
-        "shares": shares(call),
+        "limits": await fill.tenant(call),
+        "subjects": await fill.subjects(call, used.key_names),
         "may_audit": may_audit,
         "refusals": await refusals(call) if may_audit else (),
         "price": price,

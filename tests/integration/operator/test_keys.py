@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta
 
+from tenantry.accesskeys import DEFAULT_SCOPES
 from tenantry_runtime.config import key_sha256
 from tests.integration.operator.world import GROUP, World, until
 
@@ -49,6 +50,8 @@ def test_a_keys_whole_life(operator):
     world = operator
     world.tenant("keys")
     world.ready("keys")
+    first = world.rows("SELECT user_name, scopes FROM tenant_keys__runtime.access_keys WHERE name = 'default'")
+    assert first == [("default", sorted(DEFAULT_SCOPES))]
     make(world, "ci", user="ci-bot", scopes=["chat"])
     secret = until(lambda: world.secret("tenant-keys", "accesskey-ci"), "the Secret is there", 60)
     key = secret["api-key"]

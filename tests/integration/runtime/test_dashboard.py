@@ -37,7 +37,8 @@ def tenant(scripted: Tenant, replicas: tuple[Replica, Replica]) -> Tenant:
             tokens_per_minute=10_000,
             tokens_per_day=500_000,
             concurrency=10,
-            per_user=SubjectLimits(requests_per_minute=10, tokens_per_day=5000),
+            per_user=SubjectLimits(requests_per_minute=10, tokens_per_day=60_000),
+            per_key=SubjectLimits(tokens_per_minute=8000, concurrency=2),
         ),
         budget=Budget(monthly_nano=100_000_000_000),
         unit_prices=UnitPrices(database_query_nano=50_000, vector_search_nano=200_000),
@@ -56,8 +57,24 @@ def tenant(scripted: Tenant, replicas: tuple[Replica, Replica]) -> Tenant:
     scripted.sql(
         "INSERT INTO meter (subject, requests, tokens, filled_at, day, day_zone, day_ends_at, day_tokens, month, "
         "month_zone, month_ends_at) SELECT 'tenant', 12, 900, clock_timestamp(), %s::date, 'UTC', "
-        "now() + interval '1 day', 470000, %s, 'UTC', now() + interval '40 days'",
+        "now() + interval '1 day', 430000, %s, 'UTC', now() + interval '40 days'",
         (today, today.replace(day=1)),
+    )
+    # Users whose meters are kept, one that was idle for long and is known from the totals alone, and a key that runs.
+    for user, requests, tokens in (("user1", -2, 60_000), (HOSTILE, 4, 12_345)):
+        scripted.sql(
+            "INSERT INTO meter (subject, requests, tokens, filled_at, day, day_zone, day_ends_at, day_tokens, month, "
+            "month_zone, month_ends_at) SELECT 'user:' || %s, %s, NULL, clock_timestamp() + interval '1 hour', "
+            "day, day_zone, day_ends_at, %s, month, month_zone, month_ends_at FROM meter WHERE subject = 'tenant'",
+            (user, requests, tokens),
+        )
+    uid = scripted.sql("SELECT uid FROM access_keys WHERE name = 'default'")[0][0]
+    scripted.sql(
+        "INSERT INTO ledger (id, at, month, day, key_uid, key_name, user_name, kind, model, status, counts, "
+        "reserved_tokens, reserved_nano, price_version, expires_at) SELECT gen_random_uuid(), now(), month, day, %s, "
+        "'default', 'user7', 'chat', 'gpt-4o', 'reserved', true, 40000, 0, 'v', now() + interval '1 hour' FROM meter "
+        "WHERE subject = 'tenant'",
+        (uid,),
     )
     narrow = scripted.add_key(HOSTILE[:40], scopes=("usage",))
     with pytest.raises(openai.PermissionDeniedError):
@@ -140,6 +157,12 @@ def test_a_key_without_the_scope_is_told_so(
     expect(page.get_by_role("alert")).to_contain_text("scope usage")
 
 
+def table(page: Page, name: str) -> list[list[str]]:
+    """The texts of a table's cells, by row."""
+    rows = page.get_by_role("region", name=name).get_by_role("row").all_inner_texts()
+    return [[cell.strip() for cell in row.split("\t")] for row in rows]
+
+
 def test_what_it_shows(
     tenant: Tenant, replicas: tuple[Replica, Replica], context: BrowserContext, tmp_path: Path
 ) -> None:
@@ -149,7 +172,20 @@ def test_what_it_shows(
     expect(page.locator(".figure")).to_contain_text(used)
     expect(page.locator(".figure")).to_contain_text("of $100.00 used")
     expect(page.get_by_text("Tokens a day 470,000 of 500,000 taken")).to_be_visible()
-    expect(page.get_by_text("Each user: 10 requests a minute, 5,000 tokens a day.")).to_be_visible()
+    expect(page.get_by_text("Each user: 10 requests a minute, 60,000 tokens a day.")).to_be_visible()
+    rows = table(page, "Limits of each user, now")
+    assert rows[0] == ["User", "Requests a minute", "Tokens a day"]
+    assert rows[1] == ["user1", "12 of 10", "60,000 of 60,000"]
+    assert rows[2][0] == "user7"
+    assert rows[2][2] == "42,900 of 60,000"  # from the totals, and what is reserved
+    assert rows[3][0] == HOSTILE
+    assert rows[3][1:] == ["6 of 10", "12,345 of 60,000"]
+    assert len(rows) == 11
+    expect(page.get_by_text("And 4 more, who have taken less of theirs.")).to_be_visible()
+    assert table(page, "Limits of each key, now") == [
+        ["Key", "Tokens a minute", "Calls at a time"],
+        ["default", "0 of 8,000", "1 of 2"],
+    ]
     days = page.locator(".plot g:has(title)")
     assert days.count() >= 28
     assert days.first.locator("rect:not(.hover)").count() == 3  # models, database, vectors

