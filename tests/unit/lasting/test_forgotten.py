@@ -69,6 +69,9 @@ class Stores:
     async def shared_users(self, collection: str) -> frozenset[int]:
         return frozenset({0})
 
+    async def reserve(self, plan: Any) -> None:
+        return None
+
     async def used(self, *_: Any) -> bool:
         return False
 
