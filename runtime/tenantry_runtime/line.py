@@ -6,7 +6,7 @@ batch runs is the next batch: it goes out at once, in libpq's pipeline mode, and
 of a busy replica share a commit and one turn at the meter's lock.  A lone statement waits for nothing.
 
 A batch is done or not done as a whole.  Where one of its statements fails, or the connection breaks, each is told so
-by `BrokenError`, and may then be run by itself.
+by `BrokenError`, and may then be run by itself (not after a `SilentError`).
 """
 
 import asyncio
@@ -34,7 +34,7 @@ BATCH = 32
 """Statements that are one transaction at most: others wait for its locks."""
 MOST_WAITING = 1000
 """Statements that wait for their batch; more are refused, and meet the pool's bounds."""
-PATIENCE = 30.0
+PATIENCE = 10.0
 """Seconds for which a batch may run (and at most twice that), for locks too; then the connection is given up."""
 RETRY = 1.0
 """Seconds between two attempts to connect."""
@@ -42,6 +42,10 @@ RETRY = 1.0
 
 class BrokenError(Exception):
     """The batch was not done, or nobody knows whether it was."""
+
+
+class SilentError(BrokenError):
+    """The server has not answered for long: who asks again at once would wait as long again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -160,7 +164,7 @@ class Line:
         if not self._flying:
             return
         if batch is self._flying:
-            self._break("too slow")
+            self._break("too slow", SilentError)
         else:
             self._watch = asyncio.get_running_loop().call_later(PATIENCE, self._look, self._flying)
 
@@ -222,7 +226,7 @@ class Line:
         if self._queue or self._closing:
             self._send()
 
-    def _break(self, why: str) -> None:
+    def _break(self, why: str, error: type[BrokenError] = BrokenError) -> None:
         """Give the connection up; who asked may ask elsewhere."""
         pgconn, self._pgconn = self._pgconn, None
         if self._watch:
@@ -241,7 +245,7 @@ class Line:
         self._queue.clear()
         for asked in waiting:
             if not asked.answer.done():
-                asked.answer.set_exception(BrokenError(why))
+                asked.answer.set_exception(error(why))
 
 
 @functools.cache

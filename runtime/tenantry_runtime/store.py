@@ -13,7 +13,7 @@ from psycopg import conninfo, errors
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from tenantry_runtime.config import Postgres
-from tenantry_runtime.line import BrokenError, Line
+from tenantry_runtime.line import BrokenError, Line, SilentError
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +181,12 @@ class Store:
 
     async def _over(self, line: Line, statement: str, values: Sequence[Any]) -> list[Row]:
         if answer := line.ask(statement, values):
-            with contextlib.suppress(BrokenError):
+            try:
                 return await answer
+            except SilentError as error:
+                raise StoreUnavailableError("no answer in time") from error
+            except BrokenError:
+                pass
         return await self.fetch(statement, values)
 
     async def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
+from tenantry_runtime import line as line_module
 from tenantry_runtime.line import BATCH, MOST_WAITING, Line
-from tenantry_runtime.store import Store, connection_string
-from tests.integration.runtime.stack import Tenant
+from tenantry_runtime.store import STATEMENT_SECONDS, Store, StoreUnavailableError, connection_string
+from tests.integration.runtime.stack import Stack, Tenant
+from tests.proxy import Proxy
 
 ECHO = "SELECT %s::int"
 TRANSACTION = "SELECT pg_current_xact_id()::text, %s::int"
@@ -121,3 +123,28 @@ async def test_it_ends_once_all_is_answered(home: Tenant) -> None:
     assert line.ask(ECHO, (1,)) is None
     assert [await answer for answer in answers if answer] == [[(number,)] for number in range(BATCH + 1)]
     assert line.ask(ECHO, (1,)) is None
+
+
+async def test_a_server_that_says_nothing_is_away_for_who_shares(
+    stack: Stack, home: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_module, "PATIENCE", 0.5)
+    with Proxy("127.0.0.1", stack.postgres.port) as proxy:
+        store = Store(home.credentials.postgres.model_copy(update={"port": proxy.port}), 2)
+        await store.open()
+        try:
+            for line in store._lines:
+                await connected(line)
+            proxy.set("hang")
+            async with asyncio.timeout(STATEMENT_SECONDS / 2):  # once, and not again over the pool
+                with pytest.raises(StoreUnavailableError):
+                    await store.ask(ECHO, (1,))
+                with pytest.raises(StoreUnavailableError):
+                    await store.write(ECHO, (1,))
+            proxy.heal()
+            for line in store._lines:
+                await connected(line)
+            assert await store.write(ECHO, (2,)) == [(2,)]
+        finally:
+            proxy.heal()
+            await store.close()
