@@ -31,8 +31,8 @@ class Preparation:
         self._view = view
         self._regions = regions
         self._derived = derived
-        self._done: dict[str, str] = {}
-        """Region -> its spec that was prepared."""
+        self._done: dict[str, DataRegion] = {}
+        """By name, as it was when it was prepared: a change brings another object."""
         self._due: dict[str, float] = {}
         """Region that did not answer -> when it is asked again (monotonic)."""
 
@@ -52,7 +52,7 @@ class Preparation:
         waiting = [
             self._prepare(region)
             for region in self._view.regions.values()
-            if self._done.get(region.name) != _fingerprint(region) and self._due.get(region.name, 0) < time.monotonic()
+            if self._done.get(region.name) is not region and self._due.get(region.name, 0) < time.monotonic()
         ]
         await asyncio.gather(*waiting)
 
@@ -73,8 +73,4 @@ class Preparation:
             logger.info("DataRegion %s can't be prepared now: %s", region.name, error.message)
             self._due[region.name] = time.monotonic() + pauses.about(RETRY_SECONDS)
             return
-        self._done[region.name] = _fingerprint(region)
-
-
-def _fingerprint(region: DataRegion) -> str:
-    return f"{region.uid} {region.spec.model_dump_json()}"
+        self._done[region.name] = region

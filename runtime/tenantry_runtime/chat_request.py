@@ -32,18 +32,11 @@ PASSED = frozenset(
 )
 """Sent to the provider as they come."""
 
-DROPPED = frozenset(
-    {
-        # Who asks is the key's business; what a provider keeps, and at which price it serves, the tenant's.
-        "metadata",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
+TENANTS_OWN = frozenset(
+    {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user"}
 )
+"""Who asks is the key's business; what a provider keeps, and at which price it serves, the tenant's."""
+DROPPED = TENANTS_OWN | {"metadata"}
 """Accepted and left out."""
 
 _READ = frozenset(

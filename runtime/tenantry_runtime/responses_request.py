@@ -13,18 +13,10 @@ from tenantry_runtime.config import Configuration
 from tenantry_runtime.conversation_items import Item, read_all
 from tenantry_runtime.conversation_messages import to_messages
 
-DROPPED = frozenset(
-    {
-        "max_tool_calls",  # of OpenAI's own tools, which are not run here
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
-)
+DROPPED = chat_request.TENANTS_OWN | {
+    "max_tool_calls",  # of OpenAI's own tools, which are not run here
+    "prompt_cache_options",
+}
 """Accepted and left out, as chat does."""
 
 _READ = frozenset(
