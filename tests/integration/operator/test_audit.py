@@ -58,7 +58,7 @@ def test_what_compliance_keeps_outlives_the_tenant(operator):
     told = [
         event["message"]
         for event in world.get("/api/v1/namespaces/default/events")["items"]
-        if event["reason"] == "BudgetAlert" and event["involvedObject"]["uid"] == uids["audited-not"]
+        if event.get("reason") == "BudgetAlert" and event["involvedObject"].get("uid") == uids["audited-not"]
     ]
     assert [text.split(" is spent (0.60 in ")[0] for text in told] == ["50 % of the month's budget of 1 US dollars"]
     world.deleted(*uids)

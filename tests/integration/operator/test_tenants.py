@@ -168,7 +168,7 @@ def test_events_and_logs_say_what_happened_and_hold_no_secret(operator):
     world.ready("spoken")
     events = world.get("/api/v1/namespaces/default/events")
     assert events is not None
-    reasons = [e["reason"] for e in events["items"] if e["involvedObject"]["name"] == "spoken"]
+    reasons = [e["reason"] for e in events["items"] if e["involvedObject"].get("name") == "spoken"]
     assert "Ready" in reasons
     secrets = [
         value
