@@ -19,6 +19,7 @@ from tenantry_runtime.metrics import Metrics
 from tenantry_runtime.provider import ProviderClient
 from tenantry_runtime.settings import BODY_BYTES, CredentialsFile, Settings
 from tenantry_runtime.store import Store
+from tenantry_runtime.uploads import Uploads
 from tenantry_runtime.vectors import Vectors
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Service:
         self.metrics = Metrics()
         self.ingestion = Ingestion(self)
         self.bodies = Bodies(body_bytes)
-        self.uploads = asyncio.Semaphore(UPLOADS)
+        self.uploads = Uploads(UPLOADS)
         self.cache = ResponseCache(self)
         self.draining = False
         self._made = time.monotonic()

@@ -1,14 +1,12 @@
 """/v1/files: the tenant's documents."""
 
-import asyncio
 import codecs
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import PurePath
 from urllib.parse import quote
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -18,13 +16,12 @@ from tenantry_runtime import documents, errors, extract
 from tenantry_runtime.answers import PAGE, json_answer, list_of, page
 from tenantry_runtime.call import Call
 from tenantry_runtime.endpoint import Family
+from tenantry_runtime.store import Row
 
 PURPOSES = ("assistants", "user_data")
 TYPES = (".txt", ".md", ".markdown", ".json", ".csv", *extract.READ)
 _FORM_BYTES = 64 * 1024
 """What a form may hold besides its file."""
-WAIT_SECONDS = 30
-"""For other uploads to end, before a client is told to come again."""
 _UTF8 = re.compile(r"""charset="?utf-?8"?""")
 
 
@@ -32,39 +29,34 @@ async def create_file(call: Call) -> Response:
     most = call.configuration.documents.max_file_bytes
     request = _limited(call.request, most)
     try:
-        async with (
-            _room(call.service.uploads),
-            request.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES) as form,
-        ):
-            upload, purpose = form.get("file"), form.get("purpose")
-            if not isinstance(upload, UploadFile):
-                raise errors.invalid("file must be a file, sent as multipart/form-data.", "file")
-            if purpose not in PURPOSES:
-                raise errors.invalid(f"purpose must be one of {', '.join(PURPOSES)}.", "purpose")
-            name = _name(upload.filename or "")
-            size = await (_size(upload) if extract.kind_of(name) else _check_text(upload))
-            if size > most:
-                raise _too_large(most)
-            row = await documents.add_file(call, name, str(purpose), size, _parts(upload))
-            call.event.resource_id = row[0]
-            call.event.basic["bytes"] = size
+        async with call.service.uploads.place() as place:
+            coming = Request(request.scope, place.counted(request.receive))
+            async with place.coming():
+                form = await coming.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES)
+            try:
+                row = await _kept(call, form, most)
+            finally:
+                await form.close()
     except HTTPException:  # what Starlette makes of a form that it can't read
         raise errors.invalid("The body must be multipart/form-data with one file and its purpose.", "file") from None
     return json_answer(documents.file_object(row))
 
 
-@contextlib.asynccontextmanager
-async def _room(uploads: asyncio.Semaphore) -> AsyncIterator[None]:
-    """A place among the uploads that scratch space has room for; raises 503 where there is none for a while."""
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            await uploads.acquire()
-    except TimeoutError:
-        raise errors.unavailable("Other uploads take all the room there is. Try again.", "uploads_busy", 5) from None
-    try:
-        yield
-    finally:
-        uploads.release()
+async def _kept(call: Call, form: FormData, most: int) -> Row:
+    """The new file's row.  Raises 413 and 422 for what may not be kept."""
+    upload, purpose = form.get("file"), form.get("purpose")
+    if not isinstance(upload, UploadFile):
+        raise errors.invalid("file must be a file, sent as multipart/form-data.", "file")
+    if purpose not in PURPOSES:
+        raise errors.invalid(f"purpose must be one of {', '.join(PURPOSES)}.", "purpose")
+    name = _name(upload.filename or "")
+    size = await (_size(upload) if extract.kind_of(name) else _check_text(upload))
+    if size > most:
+        raise _too_large(most)
+    row = await documents.add_file(call, name, str(purpose), size, _parts(upload))
+    call.event.resource_id = row[0]
+    call.event.basic["bytes"] = size
+    return row
 
 
 def _too_large(most: int) -> errors.ApiError:

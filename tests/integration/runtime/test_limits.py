@@ -1,9 +1,11 @@
 """Limits and budget: shared by all replicas, exact about when to come again, never overdrawn."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -113,6 +115,48 @@ def test_cached_input_is_paid_at_its_own_price(
     assert tenant.sql("SELECT tokens_cached, llm_nano FROM ledger") == [(1920, cost)] * 2
     assert tenant.sql("SELECT tokens_cached, llm_nano FROM totals") == [(3840, 2 * cost)]
     tenant.apply(replicas, prices=before)
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 20, "completion_tokens": 400}], ids=["counted", "told"])
+def test_a_stream_over_the_end_of_the_month_and_of_the_day_is_the_last_months(
+    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream, usage: Any
+) -> None:
+    """The month ends, by the meter's own stored end, while the stream runs: nothing is cut, and all is paid once."""
+    tenant.apply(replicas, limits=Limits(tokens_per_day=50_000), budget=Budget(monthly_nano=400_000))
+    ended = threading.Event()
+    upstream.events = [delta("before "), ended, delta("after"), *([chunk(choices=[], usage=usage)] if usage else [])]
+    clients = [replica.client(tenant.key) for replica in replicas]
+    stream = iter(ask(clients[0], stream=True))
+    text = next(stream).choices[0].delta.content
+    assert upstream.streaming.wait(30)
+    ((month, day),) = tenant.sql("SELECT month, day FROM ledger WHERE model <> ''")
+    assert until_refused(clients[1], 1).code == "insufficient_quota"  # the stream has reserved all that there is
+    tenant.sql("UPDATE meter SET month_ends_at = clock_timestamp(), day_ends_at = clock_timestamp()")
+    ask(clients[1])  # the first call of the new month opens it, while the stream goes on
+    ((new_month, new_day),) = tenant.sql("SELECT month, day FROM meter WHERE subject = 'tenant'")
+    assert new_month > month
+    assert new_day > day
+    assert tenant.sql("SELECT status FROM ledger WHERE month = %s AND model <> ''", (month,)) == [("reserved",)]
+    ended.set()
+    text += "".join(part.choices[0].delta.content for part in stream if part.choices)
+    assert text == "before after"
+    tenant.settled()
+    ((given, made, nano),) = tenant.sql(
+        "SELECT tokens_in, tokens_out, cost_nano FROM ledger WHERE month = %s AND day = %s AND model <> ''",
+        (month, day),
+    )
+    assert nano == given * 150 + made * 600 > 0
+    assert usage is None or (given, made) == (20, 400)
+    by_month = dict(tenant.sql("SELECT month, sum(llm_nano) FROM totals WHERE llm_nano > 0 GROUP BY month"))
+    assert by_month == {month: nano, new_month: 20 * 150 + 2 * 600}
+    # The new month and day hold the second call alone.
+    ((spent, taken),) = tenant.sql("SELECT month_nano, day_tokens FROM meter WHERE subject = 'tenant'")
+    assert (spent, taken) == (by_month[new_month], 22)
+    rows = tenant.sql("SELECT phase, count(*) FROM audit WHERE action = 'chat.completions.create' GROUP BY phase")
+    assert dict(rows) == {"intent": 2, "outcome": 2, "event": 1}  # of two calls, and of the refusal
+    for client in clients:  # and so the usage says, on each replica
+        told = client.get("/usage", options={"params": {"period": f"{month:%Y-%m}"}}, cast_to=httpx.Response).json()
+        assert told["total"]["costNano"] == nano
 
 
 def test_who_waits_as_long_as_told_is_not_refused_again(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import socket
@@ -31,19 +32,20 @@ EMBEDDING_TOKENS = 5
 """What each text that is embedded is said to have."""
 
 
-def _vector(text: Any, body: dict[str, Any]) -> Any:
-    """256 numbers of length 1 that are the same for the same text."""
-    seed = hashlib.sha256(json.dumps(text).encode()).digest()
-    raw = [byte - 127.5 for byte in seed * 8]
+@functools.lru_cache(64)
+def _vector(text: str, dimensions: int, encoding: str) -> Any:
+    """So many numbers, of length 1 together, that are the same for the same text."""
+    seed = hashlib.sha256(text.encode()).digest()
+    raw = [byte - 127.5 for byte in seed * -(-dimensions // len(seed))][:dimensions]
     length = sum(number * number for number in raw) ** 0.5
     vector = [number / length for number in raw]
-    if body.get("encoding_format") == "base64":
-        return base64.b64encode(struct.pack("<256f", *vector)).decode()
+    if encoding == "base64":
+        return base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode()
     return vector
 
 
 class Upstream:
-    """`events`: a stream's chunks, a number among them being seconds to wait; `answer`: a whole answer.
+    """`events`: a stream's chunks, a number among them seconds to wait, an Event waited for; `answer`: a whole one.
 
     While `gate` is clear, requests wait; so many `failures` come before the answers.  `asked` holds what was asked of
     chat, `embedded` of embeddings, whose usage is told where `tells_usage`.
@@ -104,7 +106,9 @@ class Upstream:
         body = json.loads(await request.body())
         self.embedded.append(body)
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        data = [{"object": "embedding", "index": n, "embedding": _vector(text, body)} for n, text in enumerate(texts)]
+        how = body.get("dimensions", 256), body.get("encoding_format", "float")
+        vectors = (_vector(json.dumps(text), *how) for text in texts)
+        data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(vectors)]
         used = EMBEDDING_TOKENS * len(texts)
         usage = {"prompt_tokens": used, "total_tokens": used}
         told = {"usage": usage} if self.tells_usage else {}
@@ -135,6 +139,9 @@ class Upstream:
                 if isinstance(event, int | float):
                     self.streaming.set()
                     await asyncio.sleep(event)
+                elif isinstance(event, threading.Event):
+                    self.streaming.set()
+                    await asyncio.to_thread(event.wait, 120)
                 else:
                     yield b"data: " + json.dumps(event).encode() + b"\n\n"
             yield b"data: [DONE]\n\n"
