@@ -20,9 +20,14 @@ SELECT at, action, user_id, key_name, status, error FROM (
     SELECT at, phase, event_type, action, user_id, key_name, status, error FROM audit
     WHERE at > clock_timestamp() - interval '7 days' ORDER BY at DESC LIMIT 20000
 ) lately
-WHERE event_type = 'access_denied' AND phase <> 'intent' ORDER BY at DESC LIMIT 15
+WHERE phase <> 'intent' AND (event_type = 'access_denied' OR error IN ('content_blocked', 'answer_withheld'))
+ORDER BY at DESC LIMIT 15
 """
-"""The latest, among as many rows as can be looked through on the way: most of a busy tenant's are no refusals."""
+"""The latest, among as many rows as can be looked through on the way: most of a busy tenant's are no refusals.
+
+What the leak guard refused or withheld is the call's own event, which was asked for with every right: its error says
+so (its status only where no stream had begun).
+"""
 _FIRST_DAY = "SELECT min(day) FROM totals"
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.integration.operator.world import World, until
+from tests.integration.operator.world import GROUP, World, until
 
 
 def rows(world: World, table: str, where: str = "true") -> list[tuple[str, str, dict]]:
@@ -55,6 +55,10 @@ def test_what_compliance_keeps_outlives_the_tenant(operator):
     until(lambda: world.condition("audited-not", "WithinBudget").get("reason") == "BudgetAlert", "it is said")
     assert world.seen("audited-not")["status"]["spend"]["alerted"] == [50]
     assert world.condition("audited-not")["status"] == "True"
+    # What `kubectl get tenants` prints is the API server's own table.
+    table = world.table(f"{GROUP}/tenants")
+    assert table["audited-not"] | {"Tier": "free", "Ready": "True", "Spend": "0.60"} == table["audited-not"]
+    assert table["audited-one"]["Spend"] in (None, "0.00")
     told = [
         event["message"]
         for event in world.get("/api/v1/namespaces/default/events")["items"]

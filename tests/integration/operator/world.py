@@ -137,6 +137,15 @@ class World:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def table(self, path: str) -> dict[str, Json]:
+        """What `kubectl get` prints of a list: the cells of each object by their columns' names."""
+        answer = self.api.get(path, headers={"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"})
+        assert answer.status_code == 200, answer.text
+        table = answer.json()
+        names = [column["name"] for column in table["columnDefinitions"]]
+        rows = [dict(zip(names, row["cells"], strict=True)) for row in table["rows"]]
+        return {str(row["Name"]): row for row in rows}
+
     def patch(self, path: str, body: Json) -> Json:
         answer = self.api.patch(path, json=body, headers=MERGE)
         assert answer.status_code < 300, answer.text

@@ -31,6 +31,8 @@ from tests.unit.runtime.configuration import configuration
 ROOT = Path(__file__).resolve().parents[3]
 COLLECTION = "shared_wordllama_256"
 PROVIDER_KEY = "stand-in-key"
+SELDOM = {"grpc.keepalive_permit_without_calls": False}
+"""pymilvus asks an idle server every 10 seconds whether it is there, for which Milvus Lite hangs up."""
 SCOPES = ("chat", "embeddings", "documents", "conversations", "usage", "audit", "admin")
 
 
@@ -190,7 +192,7 @@ class Tenant:
         """Milvus as its administrator, in this tenant's database."""
         from pymilvus import MilvusClient
 
-        client = MilvusClient(uri=self.stack.milvus_uri, db_name=self.vectors_database, timeout=30)
+        client = MilvusClient(uri=self.stack.milvus_uri, db_name=self.vectors_database, timeout=30, grpc_options=SELDOM)
         try:
             yield client
         finally:
@@ -301,7 +303,7 @@ class Stack:
 
         self.folder, self.postgres = folder, postgres
         self.milvus_uri, self.provider_url = milvus_uri, provider_url
-        self.vectors = MilvusClient(uri=milvus_uri, timeout=30)
+        self.vectors = MilvusClient(uri=milvus_uri, timeout=30, grpc_options=SELDOM)
         make_collection(self.vectors)
 
     def tenant(

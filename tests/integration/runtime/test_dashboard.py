@@ -12,9 +12,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tenantry_runtime import dashboard
-from tenantry_runtime.config import Budget, Limits, SubjectLimits, UnitPrices
+from tenantry_runtime.config import Budget, LeakGuard, Limits, SubjectLimits, UnitPrices
 from tests.integration.runtime.chromium import chromium
 from tests.integration.runtime.stack import Replica, Tenant
+from tests.integration.runtime.upstream import Upstream, delta
 
 HOSTILE = '<script>document.title="owned"</script><b onmouseover=alert(1)>'
 ALERT = "=cmd|'/C calc'!A0"
@@ -27,8 +28,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def tenant(scripted: Tenant, replicas: tuple[Replica, Replica]) -> Tenant:
-    """With a month of use: three models, many users, one of them hostile, and a refusal."""
+def tenant(scripted: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream) -> Tenant:
+    """With a month of use: three models, many users, one of them hostile, and refusals."""
     scripted.apply(
         replicas,
         display_name="Globex <Corporation> & Sons",
@@ -42,7 +43,10 @@ def tenant(scripted: Tenant, replicas: tuple[Replica, Replica]) -> Tenant:
         ),
         budget=Budget(monthly_nano=100_000_000_000),
         unit_prices=UnitPrices(database_query_nano=50_000, vector_search_nano=200_000),
+        leak_guard=LeakGuard(secrets="Block"),
     )
+    leaking(scripted, replicas[0], upstream)
+    scripted.sql("TRUNCATE ledger, totals, meter")
     today = datetime.now(UTC).date()
     for month, until in ((today.replace(day=1), today.day), (date(2026, 1, 1), 31)):
         scripted.sql(
@@ -80,6 +84,20 @@ def tenant(scripted: Tenant, replicas: tuple[Replica, Replica]) -> Tenant:
     with pytest.raises(openai.PermissionDeniedError):
         replicas[0].client(narrow).chat.completions.create(model="gpt-4o-mini", messages=[])
     return scripted
+
+
+def leaking(tenant: Tenant, replica: Replica, upstream: Upstream) -> None:
+    """What the leak guard refuses: a question, an answer, and a stream that has begun."""
+    secret = "It is AKIA" + "Q3EGRTXJ7HWUZLMN."
+    upstream.answer["choices"][0]["message"]["content"] = secret
+    upstream.events = [delta("Well, that is easy to say and easy to remember. "), delta(secret)]
+    client = replica.client(tenant.key)
+    for content, stream in ((secret, False), ("Hello?", False), ("Hello?", True)):
+        messages: list[Any] = [{"role": "user", "content": content}]
+        with pytest.raises(openai.APIError):
+            list(client.chat.completions.create(model="gpt-4o-mini", messages=messages, stream=stream))
+    tenant.settled()
+    upstream.reset()
 
 
 @pytest.fixture
@@ -199,6 +217,10 @@ def test_what_it_shows(
     assert page.title().startswith("Globex")
     expect(page.get_by_role("cell", name="chat.completions.create").first).to_be_visible()
     expect(page.get_by_role("cell", name="scope_missing").first).to_be_visible()
+    refused = [row[1:] for row in table(page, "Recent refusals")]  # without their times
+    call = ["chat.completions.create", "default", "default"]
+    for withheld in (["403", "answer_withheld"], ["200", "answer_withheld"], ["422", "content_blocked"]):
+        assert [*call, *withheld] in refused  # by the leak guard: whole, in a stream, and before it was sent
     page.screenshot(path=tmp_path / "light.png", full_page=True)
 
 
