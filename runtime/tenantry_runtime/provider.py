@@ -18,7 +18,8 @@ from tenantry_runtime.config import Provider
 from tenantry_runtime.ledger import Usage
 from tenantry_runtime.tokenizer import Unsaid
 
-_MAX_ANSWER = 32 * 1024 * 1024
+MAX_ANSWER = 36 * 1024 * 1024
+"""Bytes of a whole answer: 2,048 embeddings of 3,072 numbers in base64, as the SDKs ask for them, are 34."""
 _MAX_EVENT = 4 * 1024 * 1024
 
 
@@ -83,7 +84,7 @@ class ProviderClient:
         """A whole answer.  Raises NotSentError, or ApiError where the call may have been used."""
         async with self._post(path, body) as response:
             try:
-                raw = await _read(response, _MAX_ANSWER)
+                raw = await _read(response, MAX_ANSWER)
                 answer = orjson.loads(raw)
             except TimeoutError:
                 raise errors.upstream_failed("The model provider did not answer in time. Try again.", 504) from None

@@ -35,6 +35,7 @@ SELECT v.store_id, v.file_id {_FOUND} AND (%s::text[] IS NULL OR v.store_id = AN
 MAX_NAMED = 5000
 """Files that a search may name to Milvus, when a filter matched them; where more match, hits are looked through."""
 MAX_LOOKED_THROUGH = 1000
+"""Hits that are asked for at most, where many of the nearest are left out."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,7 @@ async def search(
     try:
         vectors, usage = await call.service.provider.embed(embedding.model, [question], embedding.dimension)
         call.searches += 1
-        found = await call.service.vectors.search(
-            vectors[0], scope.limit, embedding.metric, scope.places, state.settling
-        )
-        hits = (await _checked(call, found, scope, min_score))[:top_k]
+        hits = (await _nearest(call, vectors[0], scope, min_score, top_k, state.settling))[:top_k]
         hits = await call.service.guard.passages(call, hits)
         event.basic["hits"] = len(hits)
         event.detailed["documents"] = [hit.file_id for hit in hits]
@@ -169,17 +167,37 @@ async def _scope(call: Call, store_ids: Sequence[str] | None, filters: Filter | 
     return _Scope(store_ids, filters, places, limit)
 
 
-async def _checked(call: Call, found: Sequence[Found], scope: _Scope, min_score: float) -> list[Hit]:
-    """Only what is this tenant's, completely written, not deleted, let through by the filter, and near enough."""
-    own = [hit for hit in found if hit.tenant == call.service.vectors.tag]
-    if foreign := len(found) - len(own):
-        call.service.metrics.leak(call.configuration, "foreign_hit", foreign)
-        told = call.event.basic.setdefault("leaks", {}).setdefault("search", {})
-        told["blocked"] = {"foreign_hit": foreign}
-        log.error("a search found chunks that are not this tenant's: %d were dropped", foreign)
-    near = [hit for hit in own if hit.score >= min_score]
-    if not near:
-        return []
+async def _nearest(
+    call: Call, vector: list[float], scope: _Scope, min_score: float, top_k: int, newest: bool
+) -> list[Hit]:
+    """At least `top_k` hits where there are so many: where what is left out below took their places, with more asked.
+
+    It is one search to the ledger, however often Milvus is asked.
+    """
+    limit, foreign = scope.limit, set[str]()
+    while True:
+        metric = call.configuration.embedding.metric
+        found = await call.service.vectors.search(vector, limit, metric, scope.places, newest)
+        if strangers := {hit.id for hit in found if hit.tenant != call.service.vectors.tag} - foreign:
+            foreign |= strangers
+            _tell_foreign(call, len(strangers), len(foreign))
+        near = [hit for hit in found if hit.score >= min_score and hit.id not in foreign]
+        hits = await _checked(call, near, scope) if near else []
+        whole = len(found) < limit or found[-1].score < min_score  # there is nothing beyond that would count
+        if len(hits) >= top_k or whole or limit >= MAX_LOOKED_THROUGH:
+            return hits
+        limit = min(limit * 8, MAX_LOOKED_THROUGH)
+
+
+def _tell_foreign(call: Call, new: int, together: int) -> None:
+    call.service.metrics.leak(call.configuration, "foreign_hit", new)
+    told = call.event.basic.setdefault("leaks", {}).setdefault("search", {})
+    told["blocked"] = {"foreign_hit": together}
+    log.error("a search found chunks that are not this tenant's: %d were dropped", new)
+
+
+async def _checked(call: Call, near: Sequence[Found], scope: _Scope) -> list[Hit]:
+    """Only what is completely written, not deleted, and let through by the filter."""
     condition = "v.id = ANY(%s::uuid[])"
     values: list[Any] = [sorted({each for hit in near if (each := ingestion_of(hit.id))})]
     if scope.filters:  # again: it may have changed since

@@ -9,19 +9,37 @@ from tenantry_runtime.answers import json_answer
 from tenantry_runtime.call import Call
 from tenantry_runtime.endpoint import Endpoint
 from tenantry_runtime.ledger import Need, Usage
-from tenantry_runtime.provider import NotSentError, usage_of
+from tenantry_runtime.provider import MAX_ANSWER, NotSentError, usage_of
 from tenantry_runtime.tokenizer import Unsaid
 
 _FIELDS = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
 MAX_INPUTS = 2048
+_NUMBER = {"base64": 16 / 3, "float": 24}
+"""Bytes that a number of a vector may take in an answer: four in base64, or all digits of a double, and a comma."""
+_AROUND = 200
+"""Bytes of an answer around each vector."""
+_NATIVE = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
+"""Dimensions that a model answers with where it is not asked for fewer; of other models they are the tenant's own."""
 
 
-def _size(given: Any) -> tuple[int, int]:
-    """The estimate and the bound of the input's tokens; raises 422 for what is no input."""
+def _fits(count: int, dimensions: int, encoding: str) -> None:
+    """Raises 413 for so many vectors as no answer may have: it would be paid for, and then not be read."""
+    size = dimensions * _NUMBER[encoding] + _AROUND
+    if count * size > MAX_ANSWER:
+        hint = "" if encoding == "base64" else ", or ask for encoding_format base64, which takes far less"
+        raise errors.too_large(
+            f"The answer would have {count} vectors of {dimensions} numbers, up to {round(count * size)} bytes, and "
+            f"may have {MAX_ANSWER}: send at most {int(MAX_ANSWER / size)} inputs at a time{hint}.",
+            "input",
+        )
+
+
+def _size(given: Any) -> tuple[int, int, int]:
+    """How many inputs there are, the estimate and the bound of their tokens; raises 422 for what is no input."""
     texts = [given] if isinstance(given, str) else given
     if isinstance(texts, list) and texts and len(texts) <= 100_000:
         if all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in texts):
-            return len(texts), len(texts)
+            return 1, len(texts), len(texts)
         if len(texts) <= MAX_INPUTS:
             estimate, bound = 0, tokens.BOUND_PER_CALL
             for item in texts:
@@ -34,7 +52,7 @@ def _size(given: Any) -> tuple[int, int]:
                 else:
                     break
             else:
-                return estimate, bound
+                return len(texts), estimate, bound
     raise errors.invalid(
         f"input must be a text, or a list of 1 to {MAX_INPUTS} texts or lists of tokens, none empty.", "input"
     )
@@ -51,7 +69,7 @@ async def create_embedding(call: Call) -> Response:
             "model_not_allowed",
             "model",
         )
-    estimate, bound = _size(body.get("input"))
+    count, estimate, bound = _size(body.get("input"))
     sent: dict[str, Any] = {"model": model, "input": await call.service.guard.inputs(call, body["input"])}
     if (encoding := fields.text(body, "encoding_format")) is not None:
         if encoding not in ("float", "base64"):
@@ -59,8 +77,10 @@ async def create_embedding(call: Call) -> Response:
         sent["encoding_format"] = encoding
     if (dimensions := fields.integer(body, "dimensions", 1, 8192)) is not None:
         sent["dimensions"] = dimensions
+    own = max(configuration.embedding.dimension, _NATIVE.get(model, 0))
+    _fits(count, dimensions or own, encoding or "float")
 
-    call.event.basic["inputs"] = 1 if isinstance(body["input"], str) else len(body["input"])
+    call.event.basic["inputs"] = count
     need = Need(kind="embeddings", model=model, input_tokens=estimate, input_bound=bound)
     reservation = await call.reserve(need)
     usage: Usage | Unsaid = Unsaid.of_embeddings(model, sent["input"])

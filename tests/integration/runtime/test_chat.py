@@ -1,10 +1,13 @@
 """Chat and embeddings, asked with the official SDK."""
 
 import time
+from typing import Any
 
+import httpx
 import openai
 import pytest
 
+from tenantry_runtime.config import ModelPrice
 from tests.integration.runtime.stack import Replica, Tenant
 from tests.integration.runtime.upstream import Upstream, chunk, delta
 
@@ -74,6 +77,41 @@ def test_a_model_without_a_price_is_refused(
     assert refused.value.code == "no_price"
     assert not upstream.asked
     scripted.apply(replicas, allowed_models=before)
+
+
+def test_a_fine_tuned_model_of_the_tenants_own_is_served_at_its_own_price(
+    scripted: Tenant, replicas: tuple[Replica, Replica], client: openai.OpenAI, upstream: Upstream
+) -> None:
+    base = "ft:gpt-4o-mini-2024-07-18"
+    own, unpriced, another = f"{base}:acme::A1b2C3", f"{base}:acme:next:D4e5F6", f"{base}:globex::G7h8I9"
+    before = scripted.configuration
+    # The region's prices are for all of its tenants: that another's model has one makes it nobody else's.
+    prices = before.prices | {name: ModelPrice(input_nano=300, output_nano=1200) for name in (own, another)}
+    try:
+        scripted.apply(replicas, allowed_models=("gpt-4o-mini", own, unpriced), default_model=own, prices=prices)
+        assert own in {model.id for model in client.models.list()}
+        client.chat.completions.create(model=own, messages=HELLO)
+        list(client.chat.completions.create(model=own, messages=HELLO, stream=True))
+        client.responses.create(input="Hello?")  # it is the tenant's default too
+        assert [asked["model"] for asked in upstream.asked] == [own] * 3
+        scripted.settled()
+        rows = scripted.sql("SELECT model, llm_nano, tokens_in * 300 + tokens_out * 1200, estimated FROM ledger")
+        assert sorted(row[3] for row in rows) == [False, False, True]  # the stream told no usage
+        assert all(model == own and nano == due > 0 for model, nano, due, _ in rows)
+        assert [nano for _, nano, _, estimated in rows if not estimated] == [20 * 300 + 2 * 1200] * 2
+        usage = client.get("/usage", cast_to=httpx.Response).json()
+        assert [entry["costNano"] for entry in usage["byModel"] if entry["model"] == own] == [scripted.spent()]
+        with pytest.raises(openai.PermissionDeniedError) as free:
+            client.chat.completions.create(model=unpriced, messages=HELLO)
+        assert free.value.code == "no_price"
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            client.chat.completions.create(model=another, messages=HELLO)
+        assert refused.value.code == "model_not_allowed"
+        assert refused.value.body["allowed"] == ["gpt-4o-mini", own, unpriced]
+        assert len(upstream.asked) == 3
+    finally:
+        names = ("allowed_models", "default_model", "prices")
+        scripted.apply(replicas, **{name: getattr(before, name) for name in names})
 
 
 @pytest.mark.parametrize("shown", [False, True])
@@ -205,6 +243,24 @@ def test_embeddings(home: Tenant, service: Replica) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as empty:
         client.embeddings.create(model="wordllama-256", input=[])
     assert empty.value.param == "input"
+
+
+def test_embeddings_that_no_answer_holds_are_refused_before_they_are_paid(
+    scripted: Tenant, client: openai.OpenAI, upstream: Upstream
+) -> None:
+    scripted.reset()
+    asked: dict[str, Any] = {"model": "wordllama-256", "input": ["a"] * 2048, "dimensions": 3072}
+    with pytest.raises(openai.APIStatusError, match="send at most 510 inputs at a time, or ask for") as refused:
+        client.embeddings.create(**asked, encoding_format="float")
+    assert (refused.value.status_code, refused.value.param) == (413, "input")
+    assert not upstream.embedded
+    assert scripted.sql("SELECT count(*) FROM ledger WHERE model <> ''") == [(0,)]
+    # What the sentence says fits, and so does the most that OpenAI's own service takes, as the SDK asks for it.
+    answer = client.embeddings.create(**asked | {"input": ["a"] * 510}, encoding_format="float")
+    assert [len(row.embedding) for row in answer.data] == [3072] * 510
+    raw = client.embeddings.with_raw_response.create(**asked, encoding_format="base64")
+    assert len(raw.content) > 32 * 1024 * 1024
+    assert scripted.sql("SELECT tokens_in FROM ledger WHERE model <> '' ORDER BY at") == [(5 * 510,), (5 * 2048,)]
 
 
 def test_models_are_those_that_may_be_used(home: Tenant, service: Replica) -> None:

@@ -216,3 +216,38 @@ def test_a_foreign_chunk_is_not_asked_for_and_a_foreign_hit_is_dropped_counted_a
         asyncio.run(dropped(home, store, {"The harbour of Lisbon."}))
     client.files.delete(file)
     client.vector_stores.delete(store)
+
+
+def test_what_was_deleted_and_not_yet_taken_out_hides_nothing(home: Tenant, service: Replica) -> None:
+    """As after many deletions that Milvus has not been told of yet: the best hits are all of them chunks of these."""
+    client = service.client(home.key)
+    store = client.vector_stores.create(name="docs").id
+    texts = [f"The harbour of city {number} is old." for number in range(4)]
+    files = [
+        client.vector_stores.files.upload_and_poll(
+            vector_store_id=store, file=(f"{number}.md", text.encode()), poll_interval_ms=100
+        ).id
+        for number, text in enumerate(texts)
+    ]
+    with home.vectors() as milvus:
+        place = {"partition_name": home.partition}
+        wanted = {"filter": f'file_id == "{files[0]}"', "output_fields": ["vector", "chunk"]}
+        (row,) = milvus.query(home.collection, **wanted, partition_names=[home.partition], consistency_level="Strong")
+        # What the question itself would be: nearer than any of the texts.
+        vector = client.embeddings.create(model="wordllama-256", input="harbour").data[0].embedding
+        gone = {"chunk": row["chunk"], "vector": vector, "tenant": home.tag, "store_id": store, "text": "GONE"}
+        ids = [f"{number:032x}-0" for number in range(300)]
+        milvus.insert(home.collection, [{**gone, "id": each, "file_id": "file-gone"} for each in ids], **place)
+        home.reset()
+        try:
+            found = client.vector_stores.search(store, query="harbour", max_num_results=3).data
+            assert len({hit.content[0].text for hit in found} & set(texts)) == 3
+            assert home.sql("SELECT vector_searches FROM ledger") == [(1,)]  # paid as one
+            # Where nothing beyond is near enough, none is looked for.
+            options: Any = {"ranking_options": {"score_threshold": 0.999}}
+            assert client.vector_stores.search(store, query="harbour", max_num_results=3, **options).data == []
+        finally:
+            milvus.delete(home.collection, ids=ids, **place)
+    for file in files:
+        client.files.delete(file)
+    client.vector_stores.delete(store)

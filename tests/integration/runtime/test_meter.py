@@ -13,7 +13,7 @@ import pytest
 from tenantry_runtime import migrations
 from tenantry_runtime.config import Limits, SubjectLimits
 from tenantry_runtime.limits import arrays
-from tests.integration.runtime.stack import Stack
+from tests.integration.runtime.stack import Stack, eventually
 
 DEFAULTS: dict[str, Any] = {
     "requests": 1,
@@ -330,6 +330,27 @@ def test_a_call_whose_process_died_has_an_outcome_and_one_more_if_it_lived(meter
     assert meter.sql(told) == [expired]
     meter.settle(identity, 10, 10, 500)
     assert meter.sql(told) == [expired, (identity, "200", "", *expired[3:5], {"cost_nano": 500})]
+
+
+def test_expiry_and_settlements_of_one_transaction_never_wait_for_each_other(stack: Stack, meter: Meter) -> None:
+    """As `line.py` writes them: the first holds the meter, the second is of a call whose lease has run out."""
+    first, *_ = meter.reserve()
+    late, *_ = meter.reserve()
+    meter.reserve(user="idle", each_user={"rpm": 10})
+    meter.sql("UPDATE meter SET filled_at = filled_at - interval '2 hours' WHERE subject <> 'tenant'")
+    meter.sql("UPDATE ledger SET expires_at = clock_timestamp() WHERE id = %s", (late,))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    with stack.postgres.connect(dbname="tenantry") as other, ThreadPoolExecutor(1) as pool:
+        ((schema,),) = meter.sql("SELECT current_schema()")
+        other.execute(f"SET search_path = {schema}".encode())
+        with meter.connection.transaction():
+            meter.settle(first, 10, 10, 500)
+            expired = pool.submit(lambda: other.execute("SELECT expire_reservations()").fetchall())
+            eventually(lambda: meter.sql(waits, (other.info.backend_pid,)) == [(1,)])
+            assert meter.settle(late, 10, 10, 300)
+        assert expired.result(60) == [(0,)]  # it was settled meanwhile
+    assert meter.row()["month_nano"] == 800
+    assert meter.sql("SELECT count(*) FROM meter") == [(1,)]
 
 
 OLD_RESERVE = """
