@@ -32,6 +32,8 @@ class Run:
     cpu: dict[str, float]
     requests: Counter[str]
     """Of the operator to the API server until all were Ready, by verb and resource, Leases apart."""
+    looks: float
+    """How often it looked at a tenant until then."""
     objects: float = 0
     """Of a tenant, with its Secrets, AccessKey and Event; counted on the API server."""
     idle_writes: float = 0
@@ -102,7 +104,7 @@ def fill(servers: Servers, planned: list[Planned]) -> tuple[Run, Replica]:
 
     wait(done, f"{len(wanted)} tenants Ready", LONGEST_SECONDS)
     watch.stop()
-    cpu = servers.cpu(replica)
+    cpu, looks = servers.cpu(replica), replica.value("tenantry_reconcile_total")
     time.sleep(1)  # the last tenant's Event
     took = {one.name: watch.seen[f"/{one.name}"] - applied[one.name] for one in planned if one.counts}
     run = Run(
@@ -111,6 +113,7 @@ def fill(servers: Servers, planned: list[Planned]) -> tuple[Run, Replica]:
         took=took,
         cpu={name: 1000 * (cpu[name] - used[name]) / len(planned) for name in cpu},
         requests=requests(replica) - before,
+        looks=looks,
     )
     say(f"  {run.tenants} Ready in {run.seconds:.1f} s")
     return run, replica

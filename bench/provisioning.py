@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import ceiling, operator_run, processes
@@ -116,44 +117,62 @@ def tiers(base: Path, counts: tuple[int, int, int]) -> str:
     )
 
 
-def one_bad_backend(base: Path, count: int, cases: list[tuple[str, Fault, Fault]]) -> str:
+@dataclass(frozen=True)
+class Case:
+    """One way in which a region's backends fail."""
+
+    text: str
+    postgres: Fault = ""
+    milvus: Fault = ""
+
+
+BAD = {
+    "postgres-refuses": Case("PostgreSQL ends every connection", postgres="refuse"),
+    "postgres-hangs": Case("PostgreSQL never answers", postgres="hang"),
+    "postgres-slow": Case("PostgreSQL answers 2 s late", postgres="slow"),
+    "milvus-refuses": Case("Milvus ends every connection", milvus="refuse"),
+    "milvus-hangs": Case("Milvus never answers", milvus="hang"),
+    "milvus-slow": Case("Milvus answers 2 s late", milvus="slow"),
+}
+WELL = Case("nothing")
+
+
+def one_bad_backend(base: Path, count: int, cases: list[Case]) -> str:
     """The p95 of the tenants whose region is well, while a fifth of all are in one that is not.
 
     Each case directly after the same without it, so that a machine whose load drifts spoils no ratio.
     """
     rows: list[Cells] = []
 
-    def measured(postgres_fault: Fault, milvus_fault: Fault) -> tuple[float, float]:
-        """Of the others, p95 in seconds; and the operator's CPU for each of all tenants, in milliseconds."""
+    def measured(case: Case) -> tuple[float, Run]:
+        """Of the others, p95 in seconds; and the whole run."""
         folder = Path(tempfile.mkdtemp(prefix="bad-", dir=base))
-        with Servers(folder / "servers", postgres_fault=postgres_fault, milvus_fault=milvus_fault) as servers:
-            well = not (postgres_fault or milvus_fault)
-            run, _ = operator_run.fill(servers, operator_run.fifths(count, answers=well))
-        return run.percentile(95, [name for name in run.took if name.startswith("good")]), run.cpu["operator"]
+        with Servers(folder / "servers", postgres_fault=case.postgres, milvus_fault=case.milvus) as servers:
+            run, _ = operator_run.fill(servers, operator_run.fifths(count, answers=case is WELL))
+        return run.percentile(95, [name for name in run.took if name.startswith("good")]), run
 
-    for text, postgres_fault, milvus_fault in cases:
+    for case in cases:
         say(f"{count} tenants, all well")
-        without, before = measured("", "")
-        say(f"{count} tenants, of a fifth {text}")
-        p95, cpu = measured(postgres_fault, milvus_fault)
-        rows.append([text, f"{p95:.1f} ({without:.1f})", f"{p95 / without:.2f}", f"{cpu:.0f} ({before:.0f})"])
+        without, before = measured(WELL)
+        say(f"{count} tenants, of a fifth {case.text}")
+        p95, run = measured(case)
+        rows.append(
+            [
+                case.text,
+                f"{p95:.1f} ({without:.1f})",
+                f"{p95 / without:.2f}",
+                f"{run.cpu['operator']:.0f} ({before.cpu['operator']:.0f})",
+                f"{run.looks / count:.1f} ({before.looks / count:.1f})",
+            ]
+        )
     head = [
         f"of {count} tenants, a fifth's",
         "p95 of the others, s (with all well)",
         "ratio",
         "operator's CPU, ms each",
+        "looks at each",
     ]
     return table(head, rows)
-
-
-BAD: list[tuple[str, Fault, Fault]] = [
-    ("PostgreSQL ends every connection", "refuse", ""),
-    ("PostgreSQL never answers", "hang", ""),
-    ("PostgreSQL answers 2 s late", "slow", ""),
-    ("Milvus ends every connection", "", "refuse"),
-    ("Milvus never answers", "", "hang"),
-    ("Milvus answers 2 s late", "", "slow"),
-]
 
 
 def main() -> None:
@@ -163,10 +182,11 @@ def main() -> None:
     parser.add_argument("--together", action="store_true", help="the control plane shares its cores with all else")
     parser.add_argument("--tiers", type=int, nargs=3, metavar=("FREE", "PRO", "ENTERPRISE"), help="only these tiers")
     parser.add_argument("--bad", type=int, metavar="TENANTS", help="only the bad backends, with so many tenants")
+    parser.add_argument("--case", choices=BAD, action="append", help="of the bad backends only this; again for more")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended on request."))  # so that no server stays behind
     counts = options.tenants or ([100, 500, 2000] if options.full else [100])
-    only = bool(options.tenants or options.tiers or options.bad)
+    only = bool(options.tenants or options.tiers or options.bad or options.case)
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores that all programs share; load average before: {load:.1f}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="tenantry-bench-") as name:
@@ -176,8 +196,9 @@ def main() -> None:
                 print(sizes(base, counts, apart=not options.together), flush=True)
         if not only or options.tiers:
             print(tiers(base, tuple(options.tiers or (240, 50, 10))), flush=True)
-        if not only or options.bad:
-            cases = BAD if options.full or options.bad else [BAD[0], BAD[3]]
+        if not only or options.bad or options.case:
+            some = BAD if options.full or options.bad else ("postgres-refuses", "milvus-refuses")
+            cases = [BAD[name] for name in options.case or some]
             print(one_bad_backend(base, options.bad or 100, cases), flush=True)
 
 
