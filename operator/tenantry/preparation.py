@@ -59,10 +59,10 @@ class Preparation:
     async def _prepare(self, region: DataRegion) -> None:
         usual = region.spec.embedding
         choice = VectorChoice("Partition", usual.model, usual.dimension, usual.metric)
-        place = vectors.first_shared(choice)
+        place = vectors.first_shared(region.name, choice)
         try:
             backends = await self._regions.get(region)
-            if not await backends.milvus.started(choice):
+            if not await backends.milvus.started(region.name, choice):
                 there = await backends.milvus.shared_users(place.collection)
                 users = SharedUsers(max(there, default=0))
                 await backends.milvus.ensure(

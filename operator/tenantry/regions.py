@@ -15,6 +15,7 @@ from tenantry.backends.kinds import SECRET
 from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.backends.milvus import MilvusBackend
 from tenantry.backends.milvus import Server as MilvusServer
+from tenantry.backends.milvus.placing import Occupied, nobody
 from tenantry.backends.postgres import Admin, PostgresBackend
 from tenantry.breaker import Breaker, Wake
 
@@ -54,8 +55,10 @@ class Regions:
         believed_seconds: float,
         wake: Wake | None = None,
         fence: Fence | None = None,
+        occupied: Occupied = nobody,
     ) -> None:
         """`wake` is called for tenants that waited for a store."""
+        self._occupied = occupied
         self._fence = fence
         self._kubernetes = kubernetes
         self._namespace = namespace
@@ -117,6 +120,7 @@ class Regions:
                     spread=self._partitions,
                     remember=self._believed,
                     fence=self._fence,
+                    occupied=self._occupied,
                 ),
                 provider_api_key=provider["api-key"],
                 database_breaker=Breaker(self._wake),

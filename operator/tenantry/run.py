@@ -69,6 +69,7 @@ class Operator:
             self.believed,
             self._wake,
             self.fence,
+            self.view.occupied,
         )
         self.leases = self.connection.for_leases()
         self.leader = Leader(self.leases, settings.namespace, self.identity, settings.lease_seconds, self.fence)

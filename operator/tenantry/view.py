@@ -102,6 +102,10 @@ class View:
             self.keys.setdefault(model.metadata.namespace, Compact(AccessKey)).put(model)
         return self.concerned(kind, meta) if fresh else set()
 
+    def occupied(self, region: str, collection: str) -> bool:
+        """Whether a tenant of the region is in this shared collection of Milvus."""
+        return any(placed.collection == (region, collection) for placed in self.placed.values())
+
     def learn(self, kind: Kind, obj: Json) -> None:
         """Keep the answer to a write of ours; what it holds that others wrote meanwhile is told to `notify`."""
         before = self._digests.get(key(obj))

@@ -100,8 +100,12 @@ def own_users(uid: str) -> tuple[str, ...]:
 
 def shared_role(collection: str) -> str:
     """The role of the runtimes on one shared collection; also the stem of its users."""
-    digest = hashlib.sha256(collection.encode()).digest()[:12]
-    return "s_" + base64.b32encode(digest).decode().rstrip("=").lower()
+    return "s_" + _digest(collection, 12)
+
+
+def _digest(text: str, size: int) -> str:
+    """So many bytes of a digest, in base32."""
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()[:size]).decode().rstrip("=").lower()
 
 
 def shared_user(collection: str, number: int) -> str:
@@ -124,20 +128,29 @@ def shared_user_number(collection: str, user: str) -> int | None:
     return number
 
 
-def shared_prefix(model: str, dimension: int, metric: str) -> str:
-    """What the names of shared collections of one combination start with; a number follows."""
-    return f"shared_{names.slug(model)[:_LONGEST_SLUG]}_{dimension}_{names.slug(metric)}_"
+def shared_prefix(region: str, choice: VectorChoice) -> str:
+    """What the names of a region's shared collections of one combination start with; a number follows.
+
+    The name of the region tells it from others that one Milvus serves; as a digest, for it may be long.
+    """
+    return f"{older_prefix(choice)}r{_digest(region, 8)}_"
+
+
+def older_prefix(choice: VectorChoice) -> str:
+    """The same of collections that were made when their names did not carry their region."""
+    model, metric = names.slug(choice.embedding_model)[:_LONGEST_SLUG], names.slug(choice.metric)
+    return f"shared_{model}_{choice.dimension}_{metric}_"
 
 
 def shared_number(prefix: str, collection: str) -> int | None:
-    """The number at a shared collection's end; None where it is none of this combination's."""
+    """The number at a shared collection's end, from 1; None where it is none of this region and combination."""
     found = re.fullmatch(re.escape(prefix) + r"([1-9][0-9]{0,8})", collection)
     return int(found[1]) if found else None
 
 
-def shared_mark(model: str, dimension: int, metric: str) -> str:
+def shared_mark(choice: VectorChoice) -> str:
     """The description of a shared collection: names the whole combination, which the name may cut short."""
-    return f"tenantry.dev/shared model={model} dimension={dimension} metric={metric}"
+    return f"tenantry.dev/shared model={choice.embedding_model} dimension={choice.dimension} metric={choice.metric}"
 
 
 def own_mark(uid: str) -> str:
@@ -158,17 +171,13 @@ def shared_place(resolved: Resolved, collection: str) -> Place:
     return Place(DEFAULT_DATABASE, collection, own_name(resolved.uid), names.bare(resolved.uid))
 
 
-def choose_shared(taken: Mapping[int, int | None], spread: int) -> int:
+def choose_shared(taken: Mapping[int, int], spread: int) -> int:
     """The number of the shared collection for one more tenant.
 
-    `taken` gives for each number in use how many tenants are in it, None for a collection that is not ours.
+    `taken` gives for each number in use how many tenants are in it, `spread` for a collection that is not ours.
     The first with fewer than `spread` tenants is taken, else the number after the highest.
     """
-    for number in sorted(taken):
-        held = taken[number]
-        if held is not None and held < spread:
-            return number
-    return max(taken, default=0) + 1
+    return next((number for number in sorted(taken) if taken[number] < spread), max(taken, default=0) + 1)
 
 
 def plan(
@@ -202,17 +211,16 @@ def shared_plan(
 ) -> VectorPlan:
     """What must exist of a shared collection, and of the partition that `place` names."""
     collection = place.collection
-    mark = shared_mark(choice.embedding_model, choice.dimension, choice.metric)
+    mark = shared_mark(choice)
     password = credentials.shared_milvus(region_uid, collection, shared.used)
     ended = tuple(shared_user(collection, number) for number in shared.ended)
     login = shared_user(collection, shared.used), password
     return _plan(choice, spec, place, mark, shared_role(collection), login, ended)
 
 
-def first_shared(choice: VectorChoice) -> Place:
-    """The first shared collection of a combination, with no tenant in it yet."""
-    prefix = shared_prefix(choice.embedding_model, choice.dimension, choice.metric)
-    return Place(DEFAULT_DATABASE, f"{prefix}1", "", "")
+def first_shared(region: str, choice: VectorChoice) -> Place:
+    """The first shared collection of a region and combination, with no tenant in it yet."""
+    return Place(DEFAULT_DATABASE, f"{shared_prefix(region, choice)}1", "", "")
 
 
 def _plan(

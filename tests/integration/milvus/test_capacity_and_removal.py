@@ -31,7 +31,7 @@ async def test_tenants_spread_over_shared_collections(make_backend: Callable[...
     backend = make_backend(spread=2, remember=600)
     tenants = [tenant("Partition", model=model) for _ in range(5)]
     places = await asyncio.gather(*(backend.place(resolved) for resolved in tenants))
-    prefix = vectors.shared_prefix(model, 4, "COSINE")
+    prefix = vectors.shared_prefix(tenants[0].region, tenants[0].vectors)
     assert sorted(place.collection for place in places) == [prefix + n for n in "11223"]
     plans = [planned(resolved, place) for resolved, place in zip(tenants, places, strict=True)]
     await asyncio.gather(*(settle(backend, plan) for plan in plans))
@@ -179,7 +179,7 @@ async def test_retain_keeps_the_data_out_of_reach(
         await region.ask("LoadCollection", load)
     await eventually(partial(region.texts, place.collection, place.partition), ["kept"], "what was kept")
     await backend.remove(resolved.uid, place.collection, isolation, "Delete")
-    remembered = repr((backend._memory._seen, backend._reserved))
+    remembered = repr((backend._memory._seen, backend._placing._reserved))
     assert names.bare(resolved.uid) not in remembered
     assert names.short(resolved.uid) not in remembered
 

@@ -239,10 +239,9 @@ async def make_foreign(root: User, name: str, description: str) -> None:
 
 
 async def test_foreign_collections_are_left_alone(backend: MilvusBackend, root: User) -> None:
-    model = some_model()
-    first = vectors.shared_prefix(model, 4, "COSINE") + "1"
+    resolved = tenant("Partition", model=some_model())
+    first = vectors.shared_prefix(resolved.region, resolved.vectors) + "1"
     await make_foreign(root, first, "somebody's")
-    resolved = tenant("Partition", model=model)
     assert (await backend.place(resolved)).collection == first[:-1] + "2"
 
     pinned = vectors.shared_place(resolved, first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from tenantry.backends.milvus import MilvusBackend
@@ -83,3 +84,24 @@ async def test_a_crash_after_each_write_of_a_rotation(make_backend: Callable[...
     add = partial(login(last).add, place.collection, place.partition, place.tag, "mine")
     await eventually(add, None, "insert")
     await make_backend().remove(resolved.uid, place.collection, "Partition", "Delete")
+
+
+async def test_two_regions_on_one_server_leave_each_others_users_alone(
+    make_backend: Callable[..., MilvusBackend], login: Login
+) -> None:
+    """Of one embedding model; each region's operator part knows nothing of the other."""
+    model = some_model()
+    plans = []
+    for region, uid in (("us", REGION_UID), ("eu", REGION_UID[::-1])):
+        backend = make_backend()
+        resolved = replace(tenant("Partition", model=model), region=region)
+        plans.append(vectors.plan(resolved, await backend.place(resolved), MASTER, uid))
+        await settle(backend, plans[-1])
+    for plan in plans:  # again, after the other has been there
+        assert (await make_backend().ensure(plan)).corrected == ()
+    us, eu = plans
+    for plan, other in ((us, eu), (eu, us)):
+        query = milvus.QueryRequest(collection_name=plan.place.collection)
+        assert await login(plan).verdict("Query", query) == "allowed"
+        await eventually(partial(login(other).verdict, "Query", query), "right missing", "the other region's user")
+        await make_backend().remove(plan.place.tag, plan.place.collection, "Partition", "Delete")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tenantry.api.tier import VectorIsolation
 from tenantry.desired import vectors
 from tenantry.desired.vectors import Place, choose_shared
+from tenantry.resolve import VectorChoice
 from tests.unit.milvus.make import MASTER, REGION_UID, region, tenant
 
 UID = "3f8b2c1e-9d4a-4f6b-8c7d-0e1f2a3b4c5d"
@@ -100,9 +102,15 @@ def test_a_plan_shows_no_password() -> None:
     assert plan.password not in repr(plan)
 
 
-@given(st.uuids(), st.text(min_size=1, max_size=300), st.integers(2, 32768), st.sampled_from(["COSINE", "IP", "L2"]))
-def test_names_fit_milvus(uid: uuid.UUID, model: str, dimension: int, metric: str) -> None:
-    shared = vectors.shared_prefix(model, dimension, metric) + "123456789"
+@given(
+    st.uuids(),
+    st.text(min_size=1, max_size=253),
+    st.text(min_size=1, max_size=300),
+    st.integers(2, 32768),
+    st.sampled_from(["COSINE", "IP", "L2"]),
+)
+def test_names_fit_milvus(uid: uuid.UUID, region: str, model: str, dimension: int, metric: str) -> None:
+    shared = vectors.shared_prefix(region, VectorChoice("Partition", model, dimension, metric)) + "123456789"
     for user in (*vectors.own_users(str(uid)), vectors.shared_user(shared, 999_999_999)):
         assert len(user) < 32
         assert user.replace("_", "a").isalnum()
@@ -112,12 +120,17 @@ def test_names_fit_milvus(uid: uuid.UUID, model: str, dimension: int, metric: st
 
 
 def test_a_combination_knows_only_its_own_collections() -> None:
-    prefix = vectors.shared_prefix("text-embedding-3-small", 1536, "COSINE")
-    assert prefix == "shared_text_embedding_3_small_1536_cosine_"
-    assert vectors.shared_number(prefix, prefix + "12") == 12
-    for other in ("", "x", "0", "01", "-1", "1_2"):
-        assert vectors.shared_number(prefix, prefix + other) is None
-    assert vectors.shared_number(prefix, vectors.shared_prefix("text-embedding-3-small", 15, "IP") + "1") is None
+    choice = VectorChoice("Partition", "text-embedding-3-small", 1536, "COSINE")
+    older, prefix = vectors.older_prefix(choice), vectors.shared_prefix("us", choice)
+    assert older == "shared_text_embedding_3_small_1536_cosine_"
+    assert prefix == older + "rpgw3fix44xdlu_", "names that are in use stay as they are"
+    others = [vectors.shared_prefix("us", replace(choice, dimension=15)), vectors.shared_prefix("eu", choice)]
+    for one, foreign in ((prefix, [older, *others]), (older, [prefix, *others])):
+        assert vectors.shared_number(one, one + "12") == 12
+        for end in ("", "x", "0", "01", "-1", "1_2"):
+            assert vectors.shared_number(one, one + end) is None
+        for other in foreign:
+            assert vectors.shared_number(one, other + "1") is None
 
 
 @pytest.mark.parametrize(
@@ -129,9 +142,9 @@ def test_a_combination_knows_only_its_own_collections() -> None:
         ({1: 3}, 2),
         ({1: 3, 2: 2}, 2),
         ({1: 2, 2: 2}, 1),
-        ({1: None}, 2),
-        ({1: 3, 2: None, 4: 3}, 5),
+        ({1: 4}, 2),
+        ({1: 3, 2: 5, 4: 3}, 5),
     ],
 )
-def test_the_first_shared_collection_with_room_is_chosen(taken: dict[int, int | None], number: int) -> None:
+def test_the_first_shared_collection_with_room_is_chosen(taken: dict[int, int], number: int) -> None:
     assert choose_shared(taken, spread=3) == number

@@ -17,13 +17,11 @@ from tenantry.backends.inventory import Stored
 from tenantry.backends.milvus.access import Access
 from tenantry.backends.milvus.client import CALL_SECONDS, Client, Server
 from tenantry.backends.milvus.inventory import inventory
+from tenantry.backends.milvus.placing import SPREAD, Occupied, Placing, nobody
 from tenantry.backends.milvus.storage import Load, Storage
 from tenantry.desired import vectors
 from tenantry.desired.vectors import DEFAULT_DATABASE, Place, VectorPlan
 from tenantry.resolve import Resolved, VectorChoice
-
-SPREAD = 1000
-"""Tenants in one shared collection before the next is made; Milvus' own limit is 1,024 partitions or more."""
 
 REMEMBER_SECONDS = 30.0
 """How long what all tenants of a server share (role public, shared collections) is not looked at again."""
@@ -74,19 +72,17 @@ class MilvusBackend:
         remember: float = REMEMBER_SECONDS,
         timeout: float = CALL_SECONDS,
         fence: Fence | None = None,
+        occupied: Occupied = nobody,
     ) -> None:
         self._server = server
-        self._spread = spread
         self._remember = remember
         self._client = Client(server, timeout, fence)
         self._access = Access(self._client)
         self._storage = Storage(self._client)
         self._memory = _Memory()
-        self._placing = asyncio.Lock()
+        self._placing = Placing(self._storage, spread, occupied)
         self._public = asyncio.Lock()
         self._shared: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._reserved: dict[str, set[str]] = defaultdict(set)
-        """Collection -> tags of tenants that were given a place in it and have no partition yet."""
         self._users: dict[str, frozenset[int]] = {}
         """Shared collection -> the numbers of its users, as last seen and since changed."""
         self._compactions: dict[tuple[str, str], tuple[float, bool]] = {}
@@ -100,45 +96,12 @@ class MilvusBackend:
         return await inventory(self._client, self._storage, await self._secured())
 
     async def place(self, resolved: Resolved) -> Place:
-        """Where the tenant's vectors lie, or shall: a shared collection with room is chosen if none was yet.
+        """Where the tenant's vectors lie, or shall; see `Placing`."""
+        return await self._placing.place(resolved)
 
-        Changes nothing on the server.  The caller keeps the collection's name and gives it back in
-        `resolved.collection` from then on.
-        """
-        settled = vectors.settled(resolved)
-        if settled is not None:
-            return settled
-        choice = resolved.vectors
-        combination = (choice.embedding_model, choice.dimension, choice.metric)
-        prefix, mark = vectors.shared_prefix(*combination), vectors.shared_mark(*combination)
-        async with self._placing:
-            taken: dict[int, int | None] = {}
-            for name in await self._storage.collections():
-                number = vectors.shared_number(prefix, name)
-                if number is None:
-                    continue
-                found = await self._storage.describe(name)
-                if found is None or found.schema.description != mark:
-                    taken[number] = None
-                    continue
-                if await self._storage.has_partition(name, vectors.own_name(resolved.uid)):
-                    return vectors.shared_place(resolved, name)  # made before a crash forgot it
-                taken[number] = found.num_partitions - 1  # but for the default partition
-            for name, tags in self._reserved.items():
-                number = vectors.shared_number(prefix, name)
-                if number is not None:
-                    held = taken.get(number, 0)
-                    taken[number] = None if held is None else held + len(tags)
-            place = vectors.shared_place(resolved, f"{prefix}{vectors.choose_shared(taken, self._spread)}")
-            for tags in self._reserved.values():
-                tags.discard(place.tag)
-            self._reserved[place.collection].add(place.tag)
-            return place
-
-    async def started(self, choice: VectorChoice) -> bool:
-        """Whether there is any shared collection of this combination."""
-        prefix = vectors.shared_prefix(choice.embedding_model, choice.dimension, choice.metric)
-        return any(vectors.shared_number(prefix, name) for name in await self._storage.collections())
+    async def started(self, region: str, choice: VectorChoice) -> bool:
+        """Whether the region has any shared collection of this combination."""
+        return await self._placing.started(region, choice)
 
     async def shared_users(self, collection: str) -> frozenset[int]:
         """The numbers of the runtimes' users on a shared collection; none where nobody logs in."""
@@ -170,7 +133,7 @@ class MilvusBackend:
             made = await self._storage.ensure_partition(plan) if place.partition else []
             if any(step.startswith("loading") for step in made):  # someone took it out of memory: look at all of it
                 self._memory.forget(_shared(place.collection, plan.user))
-            self._reserved[place.collection].discard(place.tag)
+            self._placing.taken(place.tag)
         created = any(step.startswith(("partition", "collection")) for step in made)
         return VectorsSeen(tuple(written + made), created)
 
@@ -186,8 +149,7 @@ class MilvusBackend:
         if isolation == "Partition":
             if policy == "Delete":
                 await self._remove_partition(own, collection_hint)
-            for tags in self._reserved.values():
-                tags.discard(own.removeprefix("t_"))
+            self._placing.taken(own.removeprefix("t_"))
             return
         database = own if isolation == "Database" else DEFAULT_DATABASE
         for thing in (_own(database, own), *map(_login, vectors.own_users(uid))):

@@ -8,6 +8,7 @@ from psycopg import errors
 
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
+from tenantry.desired.postgres.things import CONNECT_ROLE, MAKER
 
 _SEE = "docs/postgres.md shows what the admin needs"
 
@@ -81,6 +82,12 @@ def running(error: psycopg.Error, what: str) -> BackendError:
     hint = error.diag.message_hint or ""
     group = (error.sqlstate or "")[:2]
     if isinstance(error, errors.InsufficientPrivilege):
+        if f'"{CONNECT_ROLE}"' in said or f'"{MAKER}' in said:
+            return BackendError(
+                Reason.DATABASE_REFUSED,
+                f"Another admin made the roles of this PostgreSQL that all tenants share ({said}); let spec.postgres."
+                f"credentialsSecret of all DataRegions on one server name the same admin ({_SEE})",
+            )
         return BackendError(
             Reason.DATABASE_REFUSED, f"PostgreSQL does not let the operator's admin set {what} ({said}); {_SEE}"
         )

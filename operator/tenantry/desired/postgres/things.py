@@ -30,10 +30,12 @@ through all memberships of the current role: were the admin itself to make them,
 for each tenant that is there.
 """
 MAKERS_AT_ONCE = 8
+MAKER = "tenantry_maker_"
+"""What their names begin with; a number of two digits follows."""
 
 
 def _maker(number: int) -> str:
-    return f"tenantry_maker_{number:02}"
+    return f"{MAKER}{number:02}"
 
 
 @dataclass(frozen=True)
