@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
 from tenantry import installation, lean, log, pauses
@@ -201,9 +201,14 @@ async def serve(operator: Operator) -> list[web.AppRunner]:
     async def alive(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def scraped(_: web.Request) -> web.Response:
-        body = generate_latest(operator.metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def scraped(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE_LATEST})
+        await answer.prepare(request)
+        for piece in operator.metrics.pages():
+            await answer.write(piece)
+            await asyncio.sleep(0)  # others' turn
+        await answer.write_eof()
+        return answer
 
     runners = []
     for port, routes in (

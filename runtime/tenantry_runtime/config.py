@@ -243,12 +243,15 @@ def key_sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+LEAK_HASH_BYTES = 16
+
+
 def leak_hash(key: bytes, identifier: str) -> bytes:
-    """An identifier as the region's leak list has it (``tenantry_shared.leak_identifiers``): 16 bytes.
+    """An identifier as the region's leak list has it (``tenantry_shared.leak_identifiers``): LEAK_HASH_BYTES.
 
     `key` is the region's, from ``tenantry_shared.leak_settings``.  Upper and lower case are one.
     """
-    return hmac.digest(key, identifier.lower().encode(), hashlib.sha256)[:16]
+    return hmac.digest(key, identifier.lower().encode(), hashlib.sha256)[:LEAK_HASH_BYTES]
 
 
 def channel(tenant_uid: str) -> str:

@@ -75,6 +75,16 @@ async def test_runtimes_read_it_and_nobody_writes_it(backend: PostgresBackend, t
             own.execute("DELETE FROM tenantry_shared.leak_identifiers")
 
 
+async def test_no_connection_is_kept_that_held_the_whole_list(backend: PostgresBackend, tenant: Tenant) -> None:
+    """libpq's buffers never shrink: each would hold as much as the list once took."""
+    await backend.ensure(tenant.plan())
+    kept = list(backend._connections._idle)
+    many = [f"word {number}" for number in range(1000)]
+    assert await backend.sync_leaks(leaks(*many), home(tenant)) == (True, False)
+    assert len(owners(tenant)) == 1000
+    assert backend._connections._idle == kept
+
+
 async def test_what_is_as_it_should_be_is_not_written(server: postgres.Server, tenant: Tenant) -> None:
     kind, statements = support.recording()
     backend = support.backend(server, kind)

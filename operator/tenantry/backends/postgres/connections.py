@@ -34,7 +34,10 @@ PAIRS = 2
 KEPT = 4
 """Idle ones, however long."""
 IDLE_SECONDS = 30.0
-"""How long more than KEPT are kept: a new one costs the server about 10 ms of CPU, for it knows no catalog yet."""
+"""How long more than KEPT are kept: a new one costs the server about 10 ms of CPU, for it knows no catalog yet.
+
+A burst leaves 16, each with the memory of its largest statement here, and some 80 MB of catalogs there.
+"""
 PLACE_SECONDS = 30.0
 """For a place among POOL_SIZE; nothing is wrong with the server when all are in use."""
 
@@ -191,12 +194,16 @@ class Connections:
         """Held by who needs two sessions, before the first: so that they never hold all places and wait for more."""
         self._idle: list[tuple[Connection, float]] = []
         """The one used last is the last; and since when (monotonic) each is idle."""
+        self._trimming: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
-    async def use(self, database: str | None = None) -> AsyncIterator[Session]:
+    async def use(self, database: str | None = None, *, large: bool = False) -> AsyncIterator[Session]:
         """A session of the admin's in `database`, else in the application database.
 
         A task that holds one must not ask for a second without `pairs`: that could wait for itself.
+
+        `large`: for a statement of megabytes.  libpq keeps the buffer of the largest for as long as the connection
+        lives, so none is kept that had it.
         """
         try:
             async with asyncio.timeout(PLACE_SECONDS):
@@ -204,7 +211,7 @@ class Connections:
         except TimeoutError:
             raise errors.slow(PLACE_SECONDS) from None
         try:
-            keep = database in (None, self.admin.database)
+            keep = database in (None, self.admin.database) and not large
             connection = (self._take() if keep else None) or await self._open(database or self.admin.database)
             session = Session(connection, self._fence)
             try:
@@ -213,7 +220,7 @@ class Connections:
                 session.detach()
                 if keep and session.idle:
                     self._idle.append((connection, time.monotonic()))
-                    await self._trim()
+                    self._trim()
                 else:
                     await connection.close()
         finally:
@@ -227,10 +234,17 @@ class Connections:
             connection.pgconn.finish()
         return None
 
-    async def _trim(self) -> None:
-        """Closes those that a burst of work has left."""
-        while len(self._idle) > KEPT and time.monotonic() - self._idle[0][1] > IDLE_SECONDS:
-            await self._idle.pop(0)[0].close()
+    def _trim(self) -> None:
+        """Closes those that a burst of work has left: now those idle for long, and the others when it is time."""
+        if self._trimming:
+            self._trimming.cancel()
+            self._trimming = None
+        now = time.monotonic()
+        while len(self._idle) > KEPT and now - self._idle[0][1] >= IDLE_SECONDS:
+            self._idle.pop(0)[0].pgconn.finish()
+        if len(self._idle) > KEPT:
+            wait = self._idle[0][1] + IDLE_SECONDS - now
+            self._trimming = asyncio.get_running_loop().call_later(wait, self._trim)
 
     async def _open(self, database: str) -> Connection:
         settings = {
@@ -280,6 +294,9 @@ class Connections:
             raise errors.connecting(error) from None
 
     async def close(self) -> None:
+        if self._trimming:
+            self._trimming.cancel()
+            self._trimming = None
         while self._idle:
             await self._idle.pop()[0].close()
 

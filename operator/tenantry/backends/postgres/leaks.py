@@ -14,7 +14,7 @@ async def sync(connections: Connections, wanted: Leaks, database: str, reader: s
 
     Raises BackendError(FOREIGN_OBJECT) where a schema of this name is not the operator's.
     """
-    async with connections.use(database) as session:
+    async with connections.use(database, large=True) as session:
         rows = await session.run(leaks.LOOK, what=_WHAT)
         row = rows[0] if rows else None
         if row and not leaks.ours(row):
