@@ -34,6 +34,16 @@ SENTENCES = (
     "The tenant-facing API and the runtime-specific one differ in tenant_id and schema_name.",
     "Emoji are fine too: 👩‍👩‍👧‍👦 🏳️‍🌈 ✅, and so is a zero\u200bwidth space.",
     "compass: N45E12, bypass=off, passed: 12/15, pass: 2024-05-01, passport no. C01X00T47",
+    "The password is required! It is case-sensitive, and the password is at least 12 characters long.",
+    "A password is 8-16 characters; the passphrase is 256-bit, the password was 90days old and is now expired.",
+    "The password is SHA256-hashed, then the password is base64-encoded; before 2024 the password was bcrypt-hashed.",
+    "If the password is wrong 3x, the account is locked; where the password is ${{DB_PASSWORD1}}, set it first.",
+    "The password is user-specific (see RFC-2617), the password is set to expire on 2026-11-22T10:00:00Z.",
+    "My password is not working: the password is in config/app2.yaml, the pwd is ~/projects/shop2.",
+    "The password is user2@example.com's own. The key is order-2024-production-eu, its token is the 3rd one.",
+    "The password is AES-256 encrypted, its password is PBKDF2-derived; the password is args[1] or param1.",
+    "Das Passwort ist falsch. Das Passwort ist 12-stellig und war 30 Tage alt.",
+    "The secret is patience; the access key is customer_id_2024_region_name, and the API key is 32 characters long.",
     "|---|:--:|------------------------------------|",
 )
 

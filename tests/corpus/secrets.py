@@ -252,6 +252,24 @@ PASSWORDS = (
 )
 """What stands around a password, and whether quotes end it."""
 
+SAID = (
+    "The password is {}.",
+    "My password is {}, but it does not work",
+    "the password is {} and the user is ann",
+    "For the shop's database the password is still {}",
+    'Its password is "{}".',
+    "The new passphrase is `{}` (please keep it)",
+    "The password is now **{}**.",
+    "Hi Bob,\nthe root password was {}\nCheers",
+    "PASSWORD IS {}",
+    "pwd is {}",
+    "The password is: {}",
+    "Das Passwort ist {}.",
+    "Passwort: {}",
+    "pwd: {}",
+)
+"""Sentences that tell one, as people write them."""
+
 TOKENS = (
     "aws_secret_access_key = {}",
     "AWS_SECRET_ACCESS_KEY={}\n",
@@ -293,6 +311,8 @@ def samples(seed: int, each: int) -> list[tuple[str, str, str]]:
         made.append(("azure storage", secret, text))
         secret = _aws_secret(rng) if rng.random() < 0.5 else some(rng, ALNUM, rng.randint(24, 48))
         made.append(("token by name", secret, rng.choice(TOKENS).replace("{}", secret)))
+        secret = _password(rng, "!@#$%^*-_+=?~&")
+        made.append(("password in a sentence", secret, rng.choice(SAID).replace("{}", secret)))
         secret = base64.b64encode(f"ann:{_password(rng)}".encode()).decode()
         made.append(("basic authentication", secret, f"curl -H 'Authorization: Basic {secret}' https://example.com"))
         secret = some(rng, ALNUM + "!$%^*-_+=.~", rng.randint(8, 24))

@@ -1,4 +1,7 @@
-"""Passwords and tokens that only their name gives away: ``password = ...``, ``"api_key": "..."``, ``user:...@host``."""
+"""Passwords and tokens that only their name gives away.
+
+``password = ...``, ``"api_key": "..."``, ``user:...@host``, and in a sentence: ``the password is ...``.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,12 +13,14 @@ STEMS = (b"pass", b"pwd", b"secret", b"key", b"token")
 
 _NAME_AND_SIGN = re.compile(
     r"""(?ix)
-    (?: (?P<password> pass(?:word|wd|phrase|code)? (?:[_-]?[0-9]{1,2})? | pwd(?:[_-]?[0-9]{1,2})? )
+    (?: (?P<password> pass(?:word|wort|wd|phrase|code)? (?:[_-]?[0-9]{1,2})? | pwd(?:[_-]?[0-9]{1,2})? )
       | (?P<token> secret (?:[_-]?(?:access[_-]?)?key | [_-]?token)? | key | token )
     )
-    \\?["'`]? \]? [ \t]{0,4}
-    (?P<sign> => | := | ==? | : | > )
-    [ \t]{0,4}
+    \\?["'`]? \]?
+    (?: [ \t]{0,4} (?P<sign> => | := | ==? | : | > ) [ \t]{0,4}
+      | [ ]{1,2} (?P<verb> is|was|ist|war|lautet) (?: [ ]{1,2} (?:now|still|currently|set[ ]to|jetzt|noch) )?
+        [ ]{0,1} :? [ ]{1,2}
+    )
     (?P<quote> \\?["'`] )?
     """
 )
@@ -25,6 +30,8 @@ _QUALIFIED = re.compile(
 )
 _QUOTED = {quote: re.compile(rf"[^{quote}\s\\]{{0,200}}+") for quote in "\"'`"}
 _BARE = re.compile(r"[^\s\"'`,;&<>()\[\]{}|\\]{0,200}+")
+_SAID = re.compile(r"[^\s\"'`,;<>()\[\]{}|\\]{0,200}+")
+_STRESS = re.compile(r"[*_~]{1,3}+")
 _CALL = re.compile(r"[(\[{]")
 
 _PLACEHOLDER = re.compile(
@@ -44,11 +51,11 @@ _SYMBOLS = frozenset("!@#$%^*+?~=|/&")
 def assigned(text: str, lowered: bytes, final: bool) -> Iterator[tuple[str, Followed]]:
     """What is given to a name that says it is a secret, with its kind.  `lowered`: `text`, a byte a character."""
     for named in _named(text, lowered):
-        password = named["password"] is not None
+        password, verb = named["password"] is not None, named["verb"] is not None
         if not (_is_password_name if password else _is_secret)(text, named):
             continue
         start, quote = named.end(), named["quote"]
-        pattern = _QUOTED[quote[-1]] if quote else _BARE
+        pattern = _QUOTED[quote[-1]] if quote else _SAID if verb else _BARE
         matched = pattern.match(text, start)
         end = matched.end() if matched else start
         if end == len(text) and not final and end - start < 200:
@@ -56,9 +63,23 @@ def assigned(text: str, lowered: bytes, final: bool) -> Iterator[tuple[str, Foll
             continue
         after = text[end : end + 1]
         holds = after in (quote[-1], "\\") and end < len(text) if quote else not _CALL.match(after)
+        if holds and verb and not quote:
+            start, end = _without_marks(text, start, end)
         value = text[start:end]
-        if holds and (is_password(value, named, after) if password else is_token(value)):
+        if not holds:
+            continue
+        if is_said(value, password) if verb else is_password(value, named, after) if password else is_token(value):
             yield ("password" if password else "generic_token"), Followed(False, start, end)
+
+
+def _without_marks(text: str, start: int, end: int) -> tuple[int, int]:
+    """Without what a sentence ends with, and Markdown's stress around it."""
+    while end > start and text[end - 1] in ".:":
+        end -= 1
+    stress = _STRESS.match(text, start, end)
+    if stress and text.endswith(stress[0], stress.end(), end):
+        return stress.end(), end - len(stress[0])
+    return start, end
 
 
 def _named(text: str, lowered: bytes) -> Iterator[re.Match[str]]:
@@ -72,8 +93,10 @@ def _named(text: str, lowered: bytes) -> Iterator[re.Match[str]]:
 
 
 def _is_password_name(text: str, named: re.Match[str]) -> bool:
-    """``pass`` also ends other words, and means other things."""
+    """``pass`` also ends other words, and means other things: in a sentence it is no password."""
     at = named.start()
+    if named["verb"]:
+        return named["password"].lower() != "pass"
     return named["password"].lower() != "pass" or not at or _COMPOUND.search(text, max(0, at - 5), at) is not None
 
 
@@ -103,6 +126,34 @@ def is_password(value: str, named: re.Match[str], after: str) -> bool:
     if named["sign"] in ("==", ">") and not (digit and symbol):
         return named["sign"] == ">" and digit and letter and len(value) >= 8
     return letter and (digit or symbol)
+
+
+def is_said(value: str, password: bool) -> bool:
+    """Whether a sentence tells a password, or a key: unlike any word, measure, version or name of a standard."""
+    if not 6 <= len(value) <= 200 or _PLACEHOLDER.match(value) or _FILLED.search(value) or _PATH.match(value):
+        return False
+    if not password:
+        return is_token(value) and any(map(_is_run_of_a_key, _BETWEEN.split(value)))
+    symbol = not _SYMBOLS.isdisjoint(value)
+    if (_SCHEME.match(value) and not symbol) or _NAME_IN_CODE.fullmatch(value) or _MEASURE.match(value):
+        return False
+    return any(map(str.isdigit, value)) and any(map(str.isalpha, value)) and not _NO_PASSWORD.fullmatch(value)
+
+
+def _is_run_of_a_key(part: str) -> bool:
+    return len(part) >= 16 and sum(map(str.isdigit, part)) >= 3 and any(map(str.isalpha, part))
+
+
+_BETWEEN = re.compile(r"[_.~=/-]")
+_MEASURE = re.compile(
+    r"[0-9]+(?:[-+.:]?[0-9]+)*[-+/%]?(?:[A-Za-z]{0,12}(?:[-/][A-Za-z]+)*)\Z|[0-9]+\.[0-9]|[0-9]{4}-[0-9]{2}-"
+)
+_NO_PASSWORD = re.compile(
+    r"[A-Z]{2,8}[-_]?[0-9]{1,5}(?:[-./:]\w+)*"  # AES-256, ISO-8859-1, RFC2617, JIRA-1234
+    r"|[a-z]{1,4}[0-9]{1,2}"  # arg1, user2
+    r"|[^@]+@[^@]+\.[A-Za-z]{2,}"  # an address
+    r"|[a-z]+(?:-[a-z]+)*-[0-9]+(?:-[a-z]+)*"  # level-2, top-10-secret
+)
 
 
 def is_token(value: str) -> bool:

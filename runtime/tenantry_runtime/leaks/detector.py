@@ -133,8 +133,7 @@ def _secrets(text: str, lowered: bytes, runs: set[bytes], since: int, final: boo
     if "://" in text:
         for password in assignments.in_addresses(text, final):
             yield "connection_string", password
-    if "=" in text or ":" in text or "</" in text:
-        yield from assignments.assigned(text, lowered, final)
+    yield from assignments.assigned(text, lowered, final)
 
 
 def _by_rule(text: str, begin: str, rule: rules.Rule, final: bool) -> Iterator[tuple[str, Followed]]:

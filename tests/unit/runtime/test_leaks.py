@@ -77,6 +77,7 @@ def test_false_positives_by_kind() -> None:
 PIECES = st.sampled_from(
     [
         *(begin for rule in rules.RULES for begin in rule.begins),
+        *("the password is ", "pwd was now ", " is ", "set to ", "**", "Tr0ub4dor&3", "my api key is: "),
         *("password=", "password: '", '"api_key": "', "secret_key = ", "://u:", "@", "@h", "Bearer ", "Q~", ":AA"),
         *("4111 1111 1111 1111", "4111", " 1111", "-1111", "378282246310005", "3782 822463 10005", "305", "-----"),
         *(
@@ -125,6 +126,8 @@ CUTS = st.lists(st.integers(0, 10_000), max_size=30)
 @example("x" * 95 + "_sk-" + "a1b2c3d4e5" * 4, [96, 97, 98])
 @example("password=" * 700 + "zeus-9", list(range(0, 7000, 500)))
 @example("eyJhbGciOiJIUzI1NiJ9." * 300, list(range(0, 7000, 700)))
+@example("the password is now set to: **Tr0ub4dor&3**. It is new", list(range(60)))
+@example("the password is now", [3, 12, 15, 16])
 @example("a password: hunter2 and 4111 1111 1111 1111", list(range(60)))
 def test_every_cutting_gives_the_same_text_and_the_same_findings(text: str, cuts: list[int]) -> None:
     together = apply(DETECTOR, text, REDACT)
@@ -191,6 +194,8 @@ def test_no_more_is_held_back_than_may_still_become_a_match() -> None:
         "-----BEGIN RSA PRIVATE KEY-----" + "A" * 200_000,
         "-----BEGIN PRIVATE KEY-----\n" + ("A" * 64 + "\n") * 3_000,
         "password=" * 22_000,
+        "the password is " * 12_000,
+        "the key is now set to " * 9_000,
         "secret=1" * 25_000,
         "secret_key: '" * 15_000,
         "password" + " " * 200_000 + "=",
@@ -303,6 +308,14 @@ def test_what_is_no_card_number(text: str) -> None:
         ("postgres://app:p@ss4word@db/x", "postgres://app:[redacted]@db/x"),
         ("password = 'Summer2024!' # was: x", "password = '[redacted]' # was: x"),
         ("Authorization: Bearer " + "a1B2c3D4" * 4, "Authorization: Bearer [redacted]"),
+        ("the password is Tr0ub4dor&3.", "the password is [redacted]."),
+        ("pwd: hunter2!", "pwd: [redacted]"),
+        ("The password is now **hunter2**, Bob", "The password is now **[redacted]**, Bob"),
+        (
+            'Is "Summer2024!" right? The password was "Summer2024!"',
+            'Is "Summer2024!" right? The password was "[redacted]"',
+        ),
+        ("my API key is " + "a1B2c3D4" * 4 + ".", "my API key is [redacted]."),
     ],
 )
 def test_only_the_secret_is_taken_out(text: str, left: str) -> None:
