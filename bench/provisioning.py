@@ -1,5 +1,7 @@
 """How fast tenants become Ready: `python -m bench.provisioning`, about ten minutes; `--full` for all sizes.
 
+`--tenants 100 500 2000` measures the sizes alone, in about half an hour; what is known is said as soon as it is.
+
 Each size first measures the ceiling (the same objects, written by a plain client) and then the operator, each on
 a control plane of its own with the controller manager, the scheduler and kwok's nodes, with a real PostgreSQL 18 and
 a real Milvus 2.3.5.  Standard output is the markdown of docs/performance.md; standard error says how far it is.
@@ -37,6 +39,7 @@ def sizes(base: Path, counts: list[int], *, apart: bool) -> str:
         say(f"{count} tenants: the operator")
         with Servers(base / f"size-{count}", apart=apart) as servers:
             run, replica = operator_run.fill(servers, [Planned(f"n{count}-{i}") for i in range(count)])
+            say(f"  {100 * run.rate / most.available:.0f} % of the ceiling, {most.available:.2f}/s")
             operator_run.rest(servers, run, replica)
         measured.append((most, run))
         print(report(measured[-1:]), flush=True)
@@ -60,7 +63,7 @@ def report(measured: list[tuple[Ceiling, Run]]) -> str:
         row("objects of a tenant", [f"{r.objects:.0f}" for r in runs]),
         row("API requests for each", [f"{sum(r.requests.values()) / r.tenants:.2f}" for r in runs]),
         row("writes in 60 idle s", [f"{r.idle_writes:.0f}" for r in runs]),
-        row("memory at rest, MB", [f"{r.memory:.0f}" for r in runs]),
+        row("memory then, MB", [f"{r.memory:.0f}" for r in runs]),
         row("start-up with all present, s", [f"{r.start_seconds:.1f}" for r in runs]),
         row("and every tenant looked at, s", [f"{r.look_seconds:.1f}" for r in runs]),
         row("its writes", [f"{r.start_writes:.0f}" for r in runs]),

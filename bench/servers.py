@@ -26,6 +26,11 @@ OTHER = "other"
 Its PostgreSQL is another one, as a region's is: on the same one, what a slow transaction locks is locked for all.
 """
 ACCOUNT = "tenantry"
+MEMORY = {"GOGC": "1600", "GOMEMLIMIT": "2GiB"}
+"""Of each program of the control plane: room of which a control plane on a machine of its own has enough.
+
+Go's default collects garbage whenever the heap has doubled, which takes CPU that here all programs share.
+"""
 Fault = Literal["", "slow", "hang", "refuse"]
 """What is wrong with the way to a server; the last two are those of `tests.proxy`."""
 SLOW_SECONDS = 2.0
@@ -111,7 +116,7 @@ class Plane(ControlPlane):
 
     def __init__(self, folder: Path, *, apart: bool = False) -> None:
         """`apart`: on cores of its own, so that nothing beside it takes its CPU, as on a machine of its own."""
-        super().__init__(folder)
+        super().__init__(folder, environment=MEMORY)
         self._apart = apart
 
     def start(self) -> None:

@@ -53,8 +53,11 @@ class ControlPlane:
     Start it from a thread that lives as long as it shall: the kernel ends the programs with the thread.
     """
 
-    def __init__(self, folder: Path, *, controllers: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, controllers: bool = False, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
+        self._environment = {**_environment(folder), **(environment or {})}
         self.kubeconfig = folder / "kubeconfig"
         self._wants_controllers = controllers
         self._running: dict[str, process.Process] = {}
@@ -212,7 +215,7 @@ class ControlPlane:
             text=True,
             check=False,
             timeout=timeout,
-            env=_environment(self.folder),
+            env=self._environment,
         )
         if check and found.returncode:
             raise AssertionError(f"kubectl {' '.join(arguments)} failed: {found.stderr.strip()}")
@@ -268,7 +271,7 @@ class ControlPlane:
         self._flags[part] = flags
         log = self.folder / f"{part}.log"
         words = [*_ends_with_us(), *(program or (KUBE, part)), *flags]
-        child = process.spawn(words, log, env=_environment(self.folder), cwd=self.folder)
+        child = process.spawn(words, log, env=self._environment, cwd=self.folder)
         self._children.append(child)
         found = process.find(child.pid)
         if found is None:

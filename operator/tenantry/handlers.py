@@ -95,6 +95,19 @@ class Watches:
         return handle
 
 
+class NoDifferences(kopf.DiffBaseStorage):
+    """kopf copies each object of an event to see what changed in it, for handlers of which there is none."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is ever written to an object."""
+
+
 class Backoffs:
     """Pauses without end, in seconds: a watch that gave up would never be heard of again."""
 
@@ -109,6 +122,7 @@ def settings() -> kopf.OperatorSettings:
     made.watching.chunk_size = PAGE
     made.queueing.idle_timeout = LINGER_SECONDS
     made.persistence.finalizer = "kopf.dev/unused"
+    made.persistence.diffbase_storage = NoDifferences()
     made.networking.error_backoffs = Backoffs()
     # It may end and begin again in one process, as the Lease goes and comes: its end is not the end of the process.
     made.process.ultimate_exiting_timeout = None

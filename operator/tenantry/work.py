@@ -27,6 +27,8 @@ class Work:
     pin: Callable[[Pinned], Awaitable[None]]
     spaces: list[Json] | None = None
     """The namespaces and what is in them but for the runtime, once they were asked for."""
+    later: list[Json] = field(default_factory=list)
+    """Of those, what a new tenant gets once its Secrets are there."""
     changes: int = 0
     """How many of the tenant's Kubernetes objects had changed when this began."""
     vectors: VectorPlan | None = None

@@ -86,7 +86,7 @@ class KubernetesBackend(ApiServer):
         """
         if desired["kind"] == kinds.NAMESPACE.kind:
             return 0
-        there = self.observed.note(desired).present
+        there = not self.absent(desired)
         if desired["kind"] == "ResourceQuota":
             return 1 if there else 3
         if desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE and not there:
@@ -200,6 +200,10 @@ class KubernetesBackend(ApiServer):
                     raise
                 await asyncio.sleep(0.2)
         return ""
+
+    def absent(self, desired: Json) -> bool:
+        """Of a watched kind: whether it was not seen to be there."""
+        return not self.observed.note(desired).present
 
     def forget(self, tenant: str) -> None:
         """A tenant ends."""

@@ -1,5 +1,6 @@
 """The tenant's namespaces, with their quotas, policies and rights."""
 
+from tenantry import names
 from tenantry.api.conditions import Type
 from tenantry.backends import kinds
 from tenantry.backends.errors import foreign
@@ -16,16 +17,39 @@ class Namespaces:
         self._tools = tools
 
     async def ensure(self, work: Work) -> Outcome:
+        """All of it but `work.later`, which `finish` makes."""
         tools, resolved = self._tools, work.resolved
         # Read before anything is looked at: what a watch says meanwhile is looked at again.
         work.changes = tools.kubernetes.observed.changes[resolved.name]
         mark = work.digest(work.changes)
         if not tools.verified.holds(resolved.uid, "namespaces", mark):
-            applied = await tools.kubernetes.ensure(self.objects(work), resolved.uid)
+            work.later = [o for o in self.objects(work) if self._can_wait(work, o)]
+            now = [o for o in self.objects(work) if o not in work.later]
+            applied = await tools.kubernetes.ensure(now, resolved.uid)
             tools.drift("namespaces", len(applied.corrected))
-            if applied.sure:
+            if applied.sure and not work.later:
                 tools.verified.note(resolved.uid, "namespaces", mark)
-        count = len(resolved.workloads) + 1
+        return self._good(work)
+
+    async def finish(self, work: Work) -> Outcome:
+        """What a new tenant gets after its Secrets, whatever became of its stores."""
+        later, work.later = work.later, []
+        applied = await self._tools.kubernetes.ensure(later, work.resolved.uid)
+        self._tools.drift("namespaces", len(applied.corrected))
+        return self._good(work)
+
+    def _can_wait(self, work: Work, desired: Json) -> bool:
+        """A new quota, since the API server writes its status for each Secret that comes after it; and the owners'
+        rights, which nobody has without a quota.
+        """
+        later = desired["kind"] == "ResourceQuota" or (
+            desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE
+        )
+        return later and work.first and self._tools.kubernetes.absent(desired)
+
+    @staticmethod
+    def _good(work: Work) -> Outcome:
+        count = len(work.resolved.workloads) + 1
         return good(Type.NAMESPACES, f"{count} namespaces with their quotas, policies and rights")
 
     def objects(self, work: Work) -> list[Json]:

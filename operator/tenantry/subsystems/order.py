@@ -70,6 +70,7 @@ class Subsystems:
                 report.add(failed(kind, error))
         if backends:
             await self._stores(work, backends)
+        await self._rest_of_namespaces(work)
         waiting = [t for t in (Type.NAMESPACES, Type.DATABASE, Type.VECTORS) if not usable(report.outcomes[t])]
         if backends and not waiting:
             report.add(await self._attempt(Type.RUNTIME, self._runtime.ensure(work, backends)))
@@ -82,6 +83,13 @@ class Subsystems:
             work.turn = self.rotations.ended(work.turn, now, work.resolved, ready=report.ready, used=work.logins)
             self.rotations.note(work.resolved.uid, work.turn)
         report.credentials = work.turn
+
+    async def _rest_of_namespaces(self, work: Work) -> None:
+        """Whatever became of the stores; but nothing is made in a namespace that is not ours."""
+        if work.later and usable(work.report.outcomes[Type.NAMESPACES]):
+            outcome = await self._attempt(Type.NAMESPACES, self._namespaces.finish(work))
+            if not outcome.good:
+                work.report.add(outcome)
 
     async def _stores(self, work: Work, backends: Backends) -> None:
         """Side by side, unless PostgreSQL must first say whose turn it is."""
@@ -112,6 +120,7 @@ class Subsystems:
             report.add(Outcome(kind, "False", Reason.WAITING, f"Is made once {', '.join(kinds)} is in order"))
         if Type.NAMESPACES in kinds:
             report.add(await self._attempt(Type.NAMESPACES, self._namespaces.ensure(work)))
+            await self._rest_of_namespaces(work)
         if Type.DATABASE in kinds:
             report.add(await self._attempt(Type.DATABASE, self._alone(work, self._database.ensure)))
         if Type.VECTORS in kinds:

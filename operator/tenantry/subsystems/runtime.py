@@ -32,10 +32,14 @@ class Runtime:
         mark = work.digest(work.changes, secret)
         if not tools.verified.holds(resolved.uid, "runtime", mark):
             objects = kubernetes.runtime_objects(resolved, tools.options, secrets.digest(secret))
-            applied = await tools.kubernetes.ensure(objects, resolved.uid)
+            later = [] if self._rolled_out(work).good else [o for o in objects if self._can_wait(work, o)]
+            applied = await tools.kubernetes.ensure([o for o in objects if o not in later], resolved.uid)
             tools.drift("runtime", len(applied.corrected))
             await self._sweep(work, objects)
-            if applied.sure:
+            if later and self._rolled_out(work).good:
+                applied = await tools.kubernetes.ensure(later, resolved.uid)
+                tools.drift("runtime", len(applied.corrected))
+            elif applied.sure and not later:
                 tools.verified.note(resolved.uid, "runtime", mark)
         work.report.secrets = tuple(
             f"{resolved.home}/{name}"
@@ -45,7 +49,17 @@ class Runtime:
                 *(["milvus"] if secrets.milvus(resolved, place, login) else []),
             )
         )
-        return outcomes.rollout(self.deployment(work), resolved)
+        return self._rolled_out(work)
+
+    def _rolled_out(self, work: Work) -> Outcome:
+        return outcomes.rollout(self.deployment(work), work.resolved)
+
+    def _can_wait(self, work: Work, desired: Json) -> bool:
+        """A new quota, until the first Pods are there: the API server writes its status for each thing that it counts.
+
+        Nobody but the operator makes anything in this namespace, and no tenant is Ready without it.
+        """
+        return desired["kind"] == "ResourceQuota" and work.first and self._tools.kubernetes.absent(desired)
 
     def deployment(self, work: Work) -> Rollout | None:
         """What is known of its rollout."""

@@ -346,6 +346,9 @@ class FakeKubernetes:
     def of_tenant(self, tenant: str) -> list[Json]:
         return []
 
+    def absent(self, desired: Json) -> bool:
+        return False
+
     async def ensure(self, objects: list[Json], uid: str) -> Applied:
         await self.fleet.alive()
         for obj in objects:

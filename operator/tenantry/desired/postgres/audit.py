@@ -83,14 +83,21 @@ def upkeep(plan: DatabasePlan, seen: Inside) -> list[Correction]:
             told=_expired(plan, DEFAULT, sql.SQL("jsonb_build_object('rows', count(*))")),
         )
         found.append(_alone(things, "the end of stray audit rows", old))
-    for month in sorted(wanted):
-        name = partition(month)
-        if name not in seen.relations or not seen.relations[name].partition:
-            found.append(_alone(things, f"audit partition {name}", *_attach(things, month)))
+    missing = [m for m in sorted(wanted) if not _attached(seen, partition(m))]
+    # A new tenant's together: each transaction opens the owners and closes them, and is a round trip.
+    first = [m for m in missing if m in ahead(seen.today)]
+    for together in (first, *([m] for m in missing if m not in first)):
+        if together:
+            what = f"audit partition {' and '.join(map(partition, together))}"
+            found.append(_alone(things, what, *(part for month in together for part in _attach(things, month))))
     for name, month in sorted(there.items()):
         if month not in wanted:
             found.append(_alone(things, f"the end of audit partition {name}", *_drop(plan, name)))
     return found
+
+
+def _attached(seen: Inside, name: str) -> bool:
+    return name in seen.relations and seen.relations[name].partition
 
 
 def _attach(things: Things, month: date) -> Iterator[Statement]:
