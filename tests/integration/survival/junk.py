@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from datetime import datetime
+from statistics import median
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -17,6 +19,13 @@ from tests.integration.operator.world import GROUP, Replica, World, region, unti
 from tests.integration.survival.faults import unforeseen
 
 SEED = 500
+GOOD = ("good-0", "good-1", "good-2")
+TIMES, SECONDS = 3, 5
+"""Good tenants come three at once before the junk, and three at once in its midst: what these wait at most, by those.
+
+More, a user would take for a fault.  It is wide since the same processors are at the junk too, half of which becomes
+tenants that are worked on like any others, and since times are in whole seconds; both sides grow with a slow machine.
+"""
 PATHS = {Tenant: "tenants", TenantTier: "tenanttiers", DataRegion: "dataregions"}
 PLACES = st.sampled_from(["", "main", "nowhere", "junk-0", "junk-1", "junk-2"])
 
@@ -87,12 +96,31 @@ def told(world: World, path: str) -> str:
     return next((str(c["reason"]) for c in conditions if c["type"] == "Ready"), "")
 
 
+def came(world: World, *names: str) -> tuple[str, ...]:
+    for name in names:
+        world.tenant(name)
+    return names
+
+
+def waited(world: World, names: tuple[str, ...]) -> list[float]:
+    """Seconds from apply to Ready of each, in whole seconds, as Kubernetes tells times."""
+    took = []
+    for name in names:
+        seen = world.ready(name)
+        made, ready = (
+            datetime.fromisoformat(text)
+            for text in (seen["metadata"]["creationTimestamp"], seen["status"]["firstReadyAt"])
+        )
+        took.append((ready - made).total_seconds())
+    return took
+
+
 def endure(world: World, replica: Replica, count: int) -> None:
     """Send so many to a world in which `replica` leads.  AssertionError where one is neither refused nor a condition,
     the operator ends or logs what nobody foresaw, or a good tenant among them waits; all is removed again.
     """
-    world.tenant("beside")
-    world.ready("beside")
+    alone = came(world, "beside", "alone-1", "alone-2")
+    before = waited(world, alone)
     seen: Counter[str] = Counter()
     taken: list[str] = []
     regions: list[str] = []
@@ -111,9 +139,11 @@ def endure(world: World, replica: Replica, count: int) -> None:
             if answer.status_code == 201 and body["kind"] == "AccessKey":
                 keys.append(f"{where}/{body['metadata']['name']}")
             if number == len(everything) // 2:
-                world.tenant("good")
-        world.ready("good", 30)
+                came(world, *GOOD)
+        during = waited(world, GOOD)
         print(f"{count} junk manifests, seed {SEED}, in {time.monotonic() - began:.0f} s: {dict(seen)}", flush=True)
+        print(f"from apply to Ready: {before} s before the junk, {during} s beside it", flush=True)
+        assert median(during) <= TIMES * median(before) + SECONDS, f"{during} s beside the junk, {before} s before it"
         for name in taken:
             until(lambda n=name: settled(world, n), f"{name} has a condition", 60)  # type: ignore[misc]
             assert world.condition(name)["reason"] in set(Reason), world.condition(name)
@@ -134,7 +164,7 @@ def endure(world: World, replica: Replica, count: int) -> None:
             assert world.api.put(f"{GROUP}/dataregions/{name}", json=whole).status_code == 200
         for name in taken:
             world.change(name, deletionProtection=False, deletion={"policy": "Delete"})
-        world.deleted("good", "beside", *taken, seconds=150)
+        world.deleted(*GOOD, *alone, *taken, seconds=150)
         for where, body in everything:
             if body["kind"] in ("DataRegion", "TenantTier"):
                 world.remove(f"{where}/{body['metadata']['name']}")

@@ -7,11 +7,8 @@ are.  After each phase both must have the same objects, roles, schemas, keys, au
 
 from __future__ import annotations
 
-import argparse
 import re
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,11 +17,11 @@ from typing import Any
 
 from tenantry import names
 from tenantry.backends.kinds import CHILDREN, SECRET
-from tests.integration.operator.world import GROUP, World, running, until
+from tests.integration.operator.world import GROUP, World, until
+from tests.integration.survival import command
 
 MODULE = "tests.integration.survival.mortal"
 NEVER = 2**31
-SEED = 20261122
 DATABASES = {"database": {"isolation": "Database"}, "vectors": {"isolation": "Database"}}
 AUDITED = {"compliance": {"certifications": ["GDPR"]}}
 """Its audit outlives it, in the operator's archive."""
@@ -329,20 +326,13 @@ def moments(path: Path) -> frozenset[tuple[str, str, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.integration.survival.kills")
-    parser.add_argument("seed", nargs="?", type=int, default=SEED)
+    parser = command.parser("kills", "phase")
     parser.add_argument("--share", type=int, default=1, help="of all kills, only every how many-th")
-    parser.add_argument("--folder", help="where the servers keep their data and logs")
-    parser.add_argument("--seconds", type=float, default=900, help="for each phase to converge")
     parser.add_argument("--quiet", action="store_true", help="do not list what was left out")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended on request."))  # so that no server stays behind
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tenantry-kills-") as made:
-        folder = Path(options.folder or made)
-        folder.mkdir(parents=True, exist_ok=True)
-        with running(folder / "world") as world:
-            found = both_passes(world, folder, options.seed, options.share, options.seconds, more=4)
+    with command.alone(options.folder) as (world, folder):
+        found = both_passes(world, folder, options.seed, options.share, options.seconds, more=4)
     if not options.quiet:
         print(*found.missed, sep="\n")
     print(f"{found.line()} (seed {options.seed}, {time.monotonic() - started:.0f} s)")

@@ -7,11 +7,8 @@ but waiting goes on; kills.py has those around each effect.  What is done and wh
 
 from __future__ import annotations
 
-import argparse
 import random
-import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tenantry import names
-from tests.integration.operator.world import GROUP, World, running, until
-from tests.integration.survival.kills import MODULE, NEVER, ROTATE, SEED, agrees, lines
+from tests.integration.operator.world import GROUP, World, until
+from tests.integration.survival import command
+from tests.integration.survival.kills import MODULE, NEVER, ROTATE, agrees, lines
 
 TENANTS = 20
 KILLS = 100
@@ -123,25 +121,18 @@ def endure(world: World, place: Path, seed: int, kills: int, seconds: float) -> 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.integration.survival.moments")
-    parser.add_argument("seed", nargs="?", type=int, default=SEED)
+    parser = command.parser("moments", "tenant")
     parser.add_argument("--kills", type=int, default=KILLS)
-    parser.add_argument("--folder", help="where the servers keep their data and logs")
-    parser.add_argument("--seconds", type=float, default=900, help="for each tenant to converge")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended on request."))  # so that no server stays behind
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tenantry-moments-") as made:
-        folder = Path(options.folder or made)
-        folder.mkdir(parents=True, exist_ok=True)
-        with running(folder / "world") as world:
-            found = endure(world, folder / "lives", options.seed, options.kills, options.seconds)
-            done = ", ".join(f"{count} {what}" for what, count in sorted(found.done.items()))
-            print(
-                f"killed at {options.kills} random moments (seed {options.seed}, {time.monotonic() - started:.0f} s) "
-                f"during {done}: {len(found.living)} tenants Ready with exactly their own, nothing left of "
-                f"{len(found.gone)} deleted, no orphan"
-            )
+    with command.alone(options.folder) as (world, folder):
+        found = endure(world, folder / "lives", options.seed, options.kills, options.seconds)
+    done = ", ".join(f"{count} {what}" for what, count in sorted(found.done.items()))
+    print(
+        f"killed at {options.kills} random moments (seed {options.seed}, {time.monotonic() - started:.0f} s) "
+        f"during {done}: {len(found.living)} tenants Ready with exactly their own, nothing left of "
+        f"{len(found.gone)} deleted, no orphan"
+    )
     return 0
 
 

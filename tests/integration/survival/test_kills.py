@@ -2,13 +2,14 @@
 policies differ.  `make kills` does all of them, on five.
 """
 
-from tests.integration.survival.kills import SEED, both_passes
+from tests.integration.survival.command import SEED
+from tests.integration.survival.kills import both_passes
 
 SHARE = 12
 
 
 def test_killed_around_its_effects(world, tmp_path):
-    found = both_passes(world, tmp_path, SEED, SHARE, 120, ("pro", "base"))
+    found = both_passes(world, tmp_path, SEED, SHARE, 240, ("pro", "base"))
     print(f"{found.line()}, share 1/{SHARE}, seed {SEED}")
     assert not found.ends, "the operator ended by itself"
     assert len(found.killed) >= 10, "the moments have other names now: choose another seed or share"
