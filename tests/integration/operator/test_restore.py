@@ -219,7 +219,7 @@ def test_a_region_made_again_serves_what_it_served(operator):
         world.remove(f"{GROUP}/dataregions/second")
         world.says("moved", "UnknownRegion")
         world.remove(f"{GROUP}/tenants/moved")
-        until(lambda: "deletionTimestamp" in world.seen("moved")["metadata"], "it is being deleted", 30)
+        until(lambda: "deletionTimestamp" in world.seen("moved")["metadata"], "it is being deleted", 60)
         until(lambda: "empty ones" in world.says("moved", "UnknownRegion"), "the message says what to do", 60)
         assert world.schemas("moved")
         world.create(f"{GROUP}/dataregions", region(world, "second", default=False))

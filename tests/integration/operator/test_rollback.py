@@ -88,7 +88,7 @@ def test_a_spec_that_becomes_wrong_half_way_and_a_store_that_is_away(operator):
         until(lambda: world.condition("halfway", "VectorsReady").get("status") == "True", "vectors are made", 60)
         assert state(world, "halfway") == ""  # what passes takes nothing back
         world.change("halfway", tier="no-such-tier")
-        until(lambda: "can't be removed yet" in world.says("halfway", "UnknownTier"), "it says that it waits", 30)
+        until(lambda: "can't be removed yet" in world.says("halfway", "UnknownTier"), "it says that it waits", 60)
         assert world.places(uid)
         world.patch(f"{GROUP}/dataregions/later", {"spec": {"postgres": region(world, "later")["spec"]["postgres"]}})
         removed(world, "halfway", "UnknownTier")

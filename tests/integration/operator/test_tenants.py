@@ -4,7 +4,7 @@ import json
 import time
 
 from tests import samples
-from tests.integration.operator.world import GROUP, NAMESPACE, World, region, until
+from tests.integration.operator.world import GROUP, NAMESPACE, Json, World, region, until
 
 FIRST_TEMPLATE = "You work for {{ tenantName }}."
 
@@ -41,9 +41,7 @@ def test_three_tiers_become_what_they_should_and_then_nothing_is_written(operato
         assert json.loads(told["credentials.json"])["provider"]["api_key"] == "not-called-here"
         assert configuration(world, name)["display_name"] == name.title()
     operator_process = world.replicas[-1]
-    until(lambda: operator_process.value("tenantry_queue_depth") == 0, "the queue is empty")
-    time.sleep(2)
-    before = operator_process.writes()
+    before = operator_process.rests()
     time.sleep(10)  # more than a resync
     assert operator_process.writes() == before, "a steady tenant was written"
     for name in ("one-free", "one-pro", "one-enterprise"):
@@ -166,10 +164,14 @@ def test_events_and_logs_say_what_happened_and_hold_no_secret(operator):
     world = operator
     world.tenant("spoken", "enterprise")
     world.ready("spoken")
-    events = world.get("/api/v1/namespaces/default/events")
-    assert events is not None
-    reasons = [e["reason"] for e in events["items"] if e["involvedObject"].get("name") == "spoken"]
-    assert "Ready" in reasons
+
+    def told() -> Json:
+        """All events, once one says so: it is written after the status."""
+        events = world.get("/api/v1/namespaces/default/events") or {"items": []}
+        about = [e.get("reason") for e in events["items"] if e["involvedObject"].get("name") == "spoken"]
+        return events if "Ready" in about else {}
+
+    events = until(told, "an Event says that it is Ready")
     secrets = [
         value
         for namespace, name in (

@@ -87,7 +87,7 @@ class Replica:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                code, said = self.process.wait(20), self.log.read_text()
+                code, said = self.process.wait(30), self.log.read_text()
                 # One that still imports its modules, and so has said nothing, does not listen to signals yet.
                 assert code == 0 or (code == -signal.SIGTERM and not said), said[-2000:]
             except subprocess.TimeoutExpired:
@@ -102,6 +102,18 @@ class Replica:
             if head.split("{")[0] == name and all(f'{k}="{v}"' in head for k, v in labels.items()):
                 total += float(number)
         return total
+
+    def rests(self, seconds: float = 2) -> float:
+        """Its writes so far, once nothing is in line and it has written nothing for so long."""
+        last: list[float] = []
+
+        def look() -> bool:
+            last.append(self.writes())
+            time.sleep(seconds)
+            return self.value("tenantry_queue_depth") == 0 and self.writes() == last[-1]
+
+        until(look, "the operator writes nothing any more", 90)
+        return last[-1]
 
     def writes(self) -> float:
         total = 0.0

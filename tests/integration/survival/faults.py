@@ -66,7 +66,7 @@ class Faults:
     def others_go_on(self) -> None:
         """A change elsewhere is in force while the fault lasts."""
         self.touch(NEAR)
-        self.world.ready(NEAR, 30)
+        self.world.ready(NEAR)
         assert self.told(NEAR) == self.world.seen(NEAR)["spec"]["ai"]["customInstructions"]
 
     def healed(self) -> None:

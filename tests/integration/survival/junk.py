@@ -154,7 +154,7 @@ def endure(world: World, replica: Replica, count: int) -> None:
         assert replica.process.poll() is None
         assert not unforeseen(replica), unforeseen(replica)
         world.change("beside", ai={"customInstructions": "after the junk"})
-        world.ready("beside", 30)
+        world.ready("beside")
     finally:
         # A region that was never there gets real servers, so that it can be seen that nothing is in them.
         for name in regions:
@@ -164,7 +164,7 @@ def endure(world: World, replica: Replica, count: int) -> None:
             assert world.api.put(f"{GROUP}/dataregions/{name}", json=whole).status_code == 200
         for name in taken:
             world.change(name, deletionProtection=False, deletion={"policy": "Delete"})
-        world.deleted(*GOOD, *alone, *taken, seconds=150)
+        world.deleted(*GOOD, *alone, *taken, seconds=240)
         for where, body in everything:
             if body["kind"] in ("DataRegion", "TenantTier"):
                 world.remove(f"{where}/{body['metadata']['name']}")

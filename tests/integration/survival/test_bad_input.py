@@ -173,26 +173,26 @@ def test_what_was_stored_before_the_schema_had_its_rules(operator: World) -> Non
         for _, loose in (tenants, keys):
             world.plane.kubectl(*apply, stdin=loose)
         for path, body in ((f"{GROUP}/tenants", odd), (where, key)):
-            until(lambda p=path, b=body: world.api.post(p, json=b).status_code in (201, 409), "it is stored", 30)  # type: ignore[misc]
+            until(lambda p=path, b=body: world.api.post(p, json=b).status_code in (201, 409), "it is stored", 60)  # type: ignore[misc]
         message = world.says("odd", "InvalidSpec")
         assert "spec.ai.temperature" in message
         assert "apply it again" in message
-        until(lambda: told(world, f"{where}/odd").get("reason") == "InvalidSpec", "the key has a condition", 30)
+        until(lambda: told(world, f"{where}/odd").get("reason") == "InvalidSpec", "the key has a condition", 60)
     finally:
         for good, _ in (tenants, keys):
             world.plane.kubectl(*apply, stdin=good)
     assert world.condition("odd", "Stalled")["status"] == "True"
     world.change("readable", displayName="Not Held Up")
-    world.ready("readable", 30)
+    world.ready("readable")
     # The rules are back, and what they would refuse is still there: the condition can be written all the same.
     unknown = [
         {"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "", "lastTransitionTime": LONG_AGO}
     ]
     until(lambda: world.api.patch(
         f"{where}/odd/status", json={"status": {"conditions": unknown}}, headers=MERGE,
-    ).status_code == 200, "its condition is taken away", 30)  # fmt: skip
+    ).status_code == 200, "its condition is taken away", 60)  # fmt: skip
     world.patch(f"{where}/odd", {"metadata": {"annotations": {"seen": "again"}}})
-    until(lambda: told(world, f"{where}/odd").get("reason") == "InvalidSpec", "the key has a condition again", 30)
+    until(lambda: told(world, f"{where}/odd").get("reason") == "InvalidSpec", "the key has a condition again", 60)
     condition = told(world, f"{where}/odd")
     assert condition["status"] == "False"
     for words in ("spec.scopes", "is refused", "apply it again"):
@@ -201,11 +201,11 @@ def test_what_was_stored_before_the_schema_had_its_rules(operator: World) -> Non
     assert world.keys("readable") == {"default"}
     until(lambda: world.api.patch(
         f"{where}/odd", json={"spec": {"scopes": ["chat"]}}, headers=MERGE,
-    ).status_code == 200, "it is corrected", 30)  # fmt: skip
-    until(lambda: told(world, f"{where}/odd").get("status") == "True", "the key works", 30)
+    ).status_code == 200, "it is corrected", 60)  # fmt: skip
+    until(lambda: told(world, f"{where}/odd").get("status") == "True", "the key works", 60)
     assert world.keys("readable") == {"default", "odd"}
     until(lambda: world.api.patch(
         f"{GROUP}/tenants/odd", json={"spec": {"ai": {"temperature": 0.5}}}, headers=MERGE,
-    ).status_code == 200, "it is corrected", 30)  # fmt: skip
+    ).status_code == 200, "it is corrected", 60)  # fmt: skip
     world.ready("odd")
     assert not unforeseen(world.replicas[-1]), unforeseen(world.replicas[-1])

@@ -1,14 +1,16 @@
 """Every child edited, deleted or without our marks, at each level of isolation: put back, and counted by subsystem."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from pymilvus.exceptions import MilvusException
 
 from dev.cluster import postgres
-from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, World, until
+from tests.integration.operator.world import ADMIN_PASSWORD, GROUP, Replica, World, until
 from tests.integration.survival.kills import DATABASES
 
 Json = dict[str, Any]
@@ -156,7 +158,9 @@ class Check:
     before: object
 
     def back(self) -> bool:
-        return self.look() == self.before
+        with contextlib.suppress(MilvusException):  # what it lists may go while it is looked at
+            return self.look() == self.before
+        return False
 
 
 class Table:
@@ -248,6 +252,10 @@ class Table:
             return sorted(client.describe_user(user).get("roles", ()))
 
 
+def counted(replica: Replica, subsystem: str) -> float:
+    return replica.value("tenantry_drift_corrections_total", subsystem=subsystem)
+
+
 def test_every_child_is_put_back_and_counted(operator):
     world = operator
     uids = {name: world.tenant(name, tier, **spec) for name, (tier, spec) in TENANTS.items()}
@@ -265,7 +273,7 @@ def test_every_child_is_put_back_and_counted(operator):
         return not left
 
     try:
-        until(look, "everything is put back", 90)
+        until(look, "everything is put back", 150)
     except AssertionError:
         differ = {c.what: {"before": c.before, "now": c.look()} for c in left}
         raise AssertionError(f"not put back: {json.dumps(differ, indent=1, default=str)}") from None
@@ -274,14 +282,8 @@ def test_every_child_is_put_back_and_counted(operator):
         assert world.get(f"{GROUP}/namespaces/tenant-{name}/accesskeys/default") is not None
         assert old[name], "the key was not touched"
     replica = world.replicas[-1]
-    counted = {
-        s: replica.value("tenantry_drift_corrections_total", subsystem=s)
-        for s in ("namespaces", "runtime", "database", "vectors", "keys")
-    }
     runtimes = {("runtime", what) for what in ("service", "deployment", "quota")}
     objects = sum((space, what) not in runtimes and "secret" not in what for _, space, what, _ in OBJECTS)
-    assert counted["namespaces"] >= objects, counted
-    assert counted["runtime"] >= 6, counted
-    assert counted["database"] >= 6, counted
-    assert counted["vectors"] >= 3, counted
-    assert counted["keys"] >= 3, counted
+    least = {"namespaces": objects, "runtime": 6, "database": 6, "vectors": 3, "keys": 3}
+    for subsystem, number in least.items():  # counted after it was put back
+        until(lambda s=subsystem, n=number: counted(replica, s) >= n, f"{number} drifts of {subsystem} are counted")

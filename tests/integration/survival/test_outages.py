@@ -158,7 +158,7 @@ def test_the_api_server_is_away_for_longer_than_the_lease(faults: Faults) -> Non
     faults.api.away = True
     faults.api.cut()
     faults.touch(*FAR, NEAR)
-    until(lambda: faults.replica.value("tenantry_leader") == 0, "it no longer leads", 30)
+    until(lambda: faults.replica.value("tenantry_leader") == 0, "it no longer leads", 60)
     asked = faults.api.requests.total()
     time.sleep(3)
     assert faults.api.requests.total() - asked < 60, "hammered"

@@ -37,7 +37,7 @@ def rotated(world: World, tenant: str) -> bool:
     return (
         turned.get("requested") == "1"
         and bool(turned.get("rolledOutAt"))
-        and bool(seen["status"].get("rotatedAt"))
+        and bool(seen.get("status", {}).get("rotatedAt"))
         and world.condition(tenant).get("status") == "True"
     )
 
