@@ -24,7 +24,11 @@ CROSS JOIN LATERAL (
     FROM ledger l WHERE l.status = 'reserved' AND l.expires_at > c.at
 ) r
 """
-"""The levels of the tenant's limits now, as reserve_call (migration 0006) would find them."""
+"""The levels of the tenant's limits now, as reserve_call (migration 0006) would find them.
+
+Its sums once more: there they are steps of a function that holds the meter's lock and writes, which a look at the page
+must not.  A test compares the two.
+"""
 
 _SUBJECTS = """
 WITH size (kind, rpm, tpm, tpd, concurrency) AS (VALUES

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tenantry_runtime import migrations
+from tenantry_runtime import fill, migrations
 from tenantry_runtime.config import Limits, SubjectLimits
 from tenantry_runtime.limits import arrays
 from tests.integration.runtime.stack import Stack, eventually
@@ -330,6 +330,50 @@ def test_a_call_whose_process_died_has_an_outcome_and_one_more_if_it_lived(meter
     assert meter.sql(told) == [expired]
     meter.settle(identity, 10, 10, 500)
     assert meter.sql(told) == [expired, (identity, "200", "", *expired[3:5], {"cost_nano": 500})]
+
+
+def test_the_usage_page_reads_what_a_reservation_finds(meter: Meter) -> None:
+    """`fill.py` has the same sums in a form that locks and writes nothing."""
+    seed = random.SystemRandom().randrange(1 << 31)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    rpm, tpm, own = 60, 9000, {"rpm": 30, "tpm": 5000, "tpd": 40_000, "concurrency": 9}
+    none = (None,) * 4
+    for _ in range(12):
+        user = f"user-{chance.randrange(3)}"
+        identity, outcome, *_ = meter.reserve(
+            rpm=rpm, tpm=tpm, user=user, each_user=own, input=chance.randrange(1, 900), lease=chance.choice((0, 300))
+        )
+        if outcome == "ok" and chance.random() < 0.6:
+            meter.settle(identity, chance.randrange(2000), chance.randrange(900))
+        if chance.random() < 0.4:  # as if time had passed, or the user's meter had been dropped
+            meter.sql("UPDATE meter SET filled_at = filled_at - make_interval(secs => %s)", (chance.randrange(90),))
+        elif chance.random() < 0.2:
+            meter.sql("DELETE FROM meter WHERE subject <> 'tenant'")
+        ((requests, tokens, day, calls),) = meter.sql(fill._TENANT, (rpm, rpm, rpm, tpm, tpm, tpm))
+        values = (*(own[name] for name in ("rpm", "tpm", "tpd", "concurrency")), *none, 9, 9)
+        shown = {name: taken for _, name, *taken, _ in meter.sql(fill._SUBJECTS, values)}
+        with meter.connection.transaction(force_rollback=True):
+            open_ones = "status = 'reserved' AND expires_at > clock_timestamp()"
+            ((m_requests, m_tokens, m_day, m_calls),) = meter.sql(
+                "SELECT requests, tokens, day_tokens + (SELECT coalesce(sum(reserved_tokens), 0) FROM ledger "
+                f"WHERE {open_ones}), (SELECT count(*) FROM ledger WHERE {open_ones}) "
+                "FROM open_meter('tenant', 'UTC', %s, %s)",
+                (rpm, tpm),
+            )
+            assert requests == pytest.approx(m_requests, abs=3)
+            assert tokens == pytest.approx(m_tokens, abs=400)  # of some seconds, on a busy machine
+            assert (day, calls) == (m_day, m_calls)
+            ((s_requests, s_tokens, s_day),) = meter.sql(
+                "SELECT s.requests, s.tokens, s.day_tokens + (SELECT coalesce(sum(reserved_tokens), 0) FROM ledger "
+                f"WHERE {open_ones} AND user_name = %s) FROM open_meter('tenant', 'UTC', %s, %s) m, "
+                "LATERAL open_subject('user:' || %s, m, %s, %s) s",
+                (user, rpm, tpm, user, own["rpm"], own["tpm"]),
+            )
+            requests, tokens, day, _ = shown.get(user, (0, 0, 0, 0))  # what is less than a two-hundredth is not shown
+            assert requests == pytest.approx(own["rpm"] - s_requests, abs=2)
+            assert tokens == pytest.approx(own["tpm"] - s_tokens, abs=250)
+            assert day == pytest.approx(s_day, abs=own["tpd"] / 200)
 
 
 def test_expiry_and_settlements_of_one_transaction_never_wait_for_each_other(stack: Stack, meter: Meter) -> None:
