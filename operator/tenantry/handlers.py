@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from tenantry import lean, pauses
-from tenantry.backends.apiserver import PAGE
 from tenantry.backends.connection import ApiError, Connection
-from tenantry.backends.kinds import CHILDREN, OWN, TENANT, Kind
+from tenantry.backends.kinds import CHILDREN, OWN, OWN_PAGE, TENANT, Kind
 from tenantry.backends.kubernetes import KubernetesBackend, selector
 from tenantry.backends.observed import Key
 from tenantry.backends.watch import Watch
@@ -119,7 +118,7 @@ class Backoffs:
 def settings() -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
     made.posting.enabled = False
-    made.watching.chunk_size = PAGE
+    made.watching.chunk_size = OWN_PAGE
     made.queueing.idle_timeout = LINGER_SECONDS
     made.persistence.finalizer = "kopf.dev/unused"
     made.persistence.diffbase_storage = NoDifferences()

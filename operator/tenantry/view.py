@@ -20,7 +20,7 @@ from tenantry.sharedlogins import Placed, placed
 
 logger = logging.getLogger(__name__)
 Json = dict[str, Any]
-RECENT = 128
+RECENT = 64
 """Tenants that are kept ready to be read: those under way."""
 MOST_GONE = 10_000
 """Deleted resources of which is known how new the last news of them were."""

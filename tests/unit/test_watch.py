@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import weakref
+from typing import Any
 
 import pytest
 
 from tenantry.backends import watch as watches
+from tenantry.backends.apiserver import ApiServer
 from tenantry.backends.connection import ApiError
-from tenantry.backends.kinds import NAMESPACE
+from tenantry.backends.kinds import NAMESPACE, OWN_PAGE, TENANT
 from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.backends.observed import Observed
 from tenantry.backends.watch import Watch
@@ -98,3 +101,28 @@ async def test_what_was_deleted_while_it_was_too_old_is_noticed(monkeypatch, gon
     _, there = await followed(server, monkeypatch, 2)
     assert there == {"a", "c"}
     assert server.asked == ["20", "20"]
+
+
+async def test_a_list_of_large_objects_comes_in_small_pages_and_a_page_is_gone_before_the_next_is_read():
+    asked: list[str] = []
+
+    class Page(dict[str, Any]):
+        pass
+
+    pages: list[weakref.ref[Page]] = []
+
+    class Paged:
+        async def request(self, verb: str, path: str, *, resource: str, params: dict[str, str]) -> Page:
+            asked.append(params["limit"])
+            assert all(page() is None for page in pages), "the page before is still there"
+            items = [{"metadata": {"name": f"t{len(asked)}"}}]
+            page = Page(items=items, metadata={"continue": "more"} if len(asked) < 3 else {})
+            pages.append(weakref.ref(page))
+            return page
+
+    server = ApiServer(Paged(), Observed())  # type: ignore[arg-type]
+    found = [item async for items, _ in server.pages(TENANT) for item in items]
+    assert asked == [str(OWN_PAGE)] * 3
+    assert [(i["kind"], i["apiVersion"], i["metadata"]["name"]) for i in found] == [
+        ("Tenant", TENANT.api_version, f"t{number}") for number in (1, 2, 3)
+    ]

@@ -11,8 +11,6 @@ from tenantry.backends.observed import Observed
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
-PAGE = 250
-"""Objects in one page of a list: some megabytes once they are decoded."""
 
 
 class ApiServer:
@@ -38,17 +36,17 @@ class ApiServer:
 
     async def pages(self, kind: Kind, selector: str = "") -> AsyncIterator[tuple[list[Json], Json]]:
         """All objects of a kind, some hundred at a time, and the list's metadata, whose version they are all as of."""
-        params = {"limit": str(PAGE)}
+        params = {"limit": str(kind.page)}
         if selector:
             params["labelSelector"] = selector
         while True:
             page = await self.connection.request("list", kind.path(), resource=kind.plural, params=params)
             meta = page.get("metadata", {})
-            # List items lack apiVersion and kind.
-            yield (
-                [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or ()],
-                meta,
-            )
+            items = page.pop("items", None) or []
+            for item in items:  # which lack them
+                item |= {"apiVersion": kind.api_version, "kind": kind.kind}
+            yield items, meta
+            del page, items
             if not meta.get("continue"):
                 return
             params = {**params, "continue": meta["continue"]}

@@ -15,6 +15,10 @@ class Kind:
     exact: bool = False
     """What others add to its spec is taken out again."""
     watched: bool = True
+    page: int = 250
+    """How many in one answer of a list: some 2 MB once they are read, for what is read at once leaves holes among
+    what stays.
+    """
 
     @property
     def group(self) -> str:
@@ -34,10 +38,11 @@ class Kind:
         return root + (f"/{subresource}" if subresource else "")
 
 
-TENANT = Kind(names.API_VERSION, "Tenant", "tenants", namespaced=False)
-TIER = Kind(names.API_VERSION, "TenantTier", "tenanttiers", namespaced=False)
-REGION = Kind(names.API_VERSION, "DataRegion", "dataregions", namespaced=False)
-ACCESS_KEY = Kind(names.API_VERSION, "AccessKey", "accesskeys")
+OWN_PAGE = 50
+TENANT = Kind(names.API_VERSION, "Tenant", "tenants", namespaced=False, page=OWN_PAGE)
+TIER = Kind(names.API_VERSION, "TenantTier", "tenanttiers", namespaced=False, page=OWN_PAGE)
+REGION = Kind(names.API_VERSION, "DataRegion", "dataregions", namespaced=False, page=OWN_PAGE)
+ACCESS_KEY = Kind(names.API_VERSION, "AccessKey", "accesskeys", page=OWN_PAGE)
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 SECRET = Kind("v1", "Secret", "secrets", watched=False)
 EVENT = Kind("v1", "Event", "events", watched=False)
@@ -45,7 +50,7 @@ LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", watched=False)
 CRD = Kind(
     "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False, watched=False
 )
-DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
+DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", page=100)
 
 OWN = (TENANT, TIER, REGION, ACCESS_KEY)
 """The kinds of our group."""

@@ -109,7 +109,11 @@ class KubernetesBackend(ApiServer):
     async def _ensure(self, desired: Json, uid: str, *, first: bool = False) -> tuple[Key, str]:
         kind, k = kinds.of(desired), key(desired)
         digest, entry = hash(json.dumps(desired)), self.observed.note(desired)
-        before, entry.applied = entry.applied, digest
+        before = entry.applied
+        if before != digest:
+            entry.applied = digest
+        else:
+            digest = before  # one number that is kept, not two
         seen = None
         if kind.watched:
             if entry.present and entry.held == digest and entry.owned(uid) and not entry.deleting:

@@ -98,7 +98,8 @@ class Observed:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._objects: dict[Key, Seen] = {}
-        self._tenants: dict[str, set[Key]] = {}
+        self._tenants: dict[str, list[Key]] = {}
+        """A set of as many would take three times the memory."""
         self._graves: deque[tuple[float, Key]] = deque()
         self.changes: Counter[str] = Counter()
         """By tenant: grows when a watch or a list says something new, but of a rollout."""
@@ -168,8 +169,9 @@ class Observed:
             self.changes.pop(seen.tenant, None)
 
     def _leave(self, k: Key, seen: Seen) -> None:
-        keys = self._tenants.get(seen.tenant, set())
-        keys.discard(k)
+        keys = self._tenants.get(seen.tenant, [])
+        if k in keys:
+            keys.remove(k)
         if not keys:
             self._tenants.pop(seen.tenant, None)
 
@@ -184,7 +186,7 @@ class Observed:
         self._leave(k, seen)
         seen.tenant = sys.intern(tenant)
         if tenant:
-            self._tenants.setdefault(seen.tenant, set()).add(k)
+            self._tenants.setdefault(seen.tenant, []).append(k)
 
     def forget(self, tenant: str) -> list[Key]:
         """A tenant ends: what was asked for it no longer counts.  What was known of it."""

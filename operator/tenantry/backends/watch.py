@@ -51,6 +51,7 @@ class Watch:
             for obj in items:
                 listed.add(key(obj))
                 self._told(self._kind, {"type": "ADDED", "object": obj})
+            items.clear()  # before the next page comes
         self._missing(self._kind, listed, version_of(meta))
         self._version = str(meta.get("resourceVersion", ""))
 

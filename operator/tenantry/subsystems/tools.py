@@ -32,7 +32,8 @@ class Tools:
 
     async def secret(self, work: Work, desired: Json) -> None:
         """Have a Secret hold; it is read again only when it was not looked at for long."""
-        uid, name = work.resolved.uid, f"secret/{desired['metadata']['namespace']}/{desired['metadata']['name']}"
+        # Of one tenant, all have different names; which namespace it is in is in the digest.
+        uid, name = work.resolved.uid, f"secret/{desired['metadata']['name']}"
         digest = memo.digest(desired)
         if self.verified.holds(uid, name, digest):
             return
