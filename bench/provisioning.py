@@ -99,10 +99,10 @@ def report(measured: list[tuple[Ceiling, Run]]) -> str:
     )
 
 
-def tiers(base: Path, counts: tuple[int, int, int]) -> str:
+def tiers(base: Path, counts: tuple[int, int, int], *, apart: bool) -> str:
     """Seconds until tenants of all three tiers are Ready."""
     say(f"{sum(counts)} tenants of three tiers")
-    with Servers(base / "tiers") as servers:
+    with Servers(base / "tiers", apart=apart) as servers:
         run, _ = operator_run.fill(servers, operator_run.mixed(*counts))
     free, pro, enterprise = counts
     return table(
@@ -194,11 +194,12 @@ def main() -> None:
     print(f"{os.cpu_count()} cores that all programs share; load average before: {load:.1f}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="tenantry-bench-") as name:
         base = Path(name)
-        if not only or options.tenants:
-            with contextlib.nullcontext() if options.together else processes.beside():
-                print(sizes(base, counts, apart=not options.together), flush=True)
-        if not only or options.tiers:
-            print(tiers(base, tuple(options.tiers or (240, 50, 10))), flush=True)
+        apart = not options.together
+        with processes.beside() if apart else contextlib.nullcontext():
+            if not only or options.tenants:
+                print(sizes(base, counts, apart=apart), flush=True)
+            if not only or options.tiers:
+                print(tiers(base, tuple(options.tiers or (240, 50, 10)), apart=apart), flush=True)
         if not only or options.bad or options.case:
             some = BAD if options.full or options.bad else ("postgres-refuses", "milvus-refuses")
             cases = [BAD[name] for name in options.case or some]
