@@ -41,28 +41,6 @@ def said(obj: Json) -> str:
     return str(obj["metadata"].get("annotations", {}).get(names.UID_ANNOTATION, ""))
 
 
-LATE = 3
-"""The first wave of what comes when all that it counts, or gives rights to, is there."""
-
-
-def wave_of(desired: Json, there: bool) -> int:
-    """Namespaces, then what stands in them, then new quotas; nobody is given rights before all of that is there.
-
-    What is `there` already waits for nothing: an owner who goes loses the rights whatever else fails, and a quota
-    grows before the Pods that need it.
-
-    While a quota is there, the API server writes its status for each object that it counts: some ten writes for
-    a tenant whose quotas came first.
-    """
-    if desired["kind"] == kinds.NAMESPACE.kind:
-        return 0
-    if desired["kind"] == "ResourceQuota":
-        return 1 if there else LATE
-    if desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE and not there:
-        return LATE + 1
-    return 2
-
-
 class KubernetesBackend(ApiServer):
     """Brings about what a tenant has there, and puts it back where others change it."""
 
@@ -77,7 +55,7 @@ class KubernetesBackend(ApiServer):
 
         Raises BackendError (FOREIGN_OBJECT, QUOTA_EXCEEDED) or ApiError; what was written stays.
         """
-        waves = [wave_of(o, not self.absent(o)) for o in objects]
+        waves = [self._wave(o) for o in objects]
         fight: BackendError | None = None
         results: list[list[tuple[Key, str]]] = []
         for wave in sorted({*waves}):
@@ -96,6 +74,24 @@ class KubernetesBackend(ApiServer):
             tuple(k for r in results for k, how in r if how == "corrected"),
             all(e.held == e.applied for o in objects if kinds.of(o).watched and (e := self.observed.note(o))),
         )
+
+    def _wave(self, desired: Json) -> int:
+        """Namespaces, then what stands in them, then new quotas; nobody is given rights before all of that is there.
+
+        What is there already waits for nothing: an owner who goes loses the rights whatever else fails, and a quota
+        grows before the Pods that need it.
+
+        While a quota is there, the API server writes its status for each object that it counts: some ten writes for
+        a tenant whose quotas came first.
+        """
+        if desired["kind"] == kinds.NAMESPACE.kind:
+            return 0
+        there = not self.absent(desired)
+        if desired["kind"] == "ResourceQuota":
+            return 1 if there else 3
+        if desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE and not there:
+            return 4
+        return 2
 
     async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
         answers = await asyncio.gather(*(self._ensure(o, uid) for o in objects), return_exceptions=True)

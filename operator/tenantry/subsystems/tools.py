@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tenantry import memo
-from tenantry.backends.kubernetes import LATE, KubernetesBackend, wave_of
+from tenantry.backends.kubernetes import KubernetesBackend
 from tenantry.credentials import Credentials
 from tenantry.desired.options import Options
 from tenantry.metrics import Metrics
@@ -46,13 +46,3 @@ class Tools:
         """So many things of it were put back that others had changed."""
         if count:
             self.metrics.drift.labels(subsystem).inc(count)
-
-
-def split(kubernetes: KubernetesBackend, work: Work, objects: list[Json]) -> tuple[list[Json], list[Json]]:
-    """What is made at once, and what a tenant that was never Ready gets only when the rest is there (see `wave_of`)."""
-    at_once: list[Json] = []
-    later: list[Json] = []
-    for desired in objects:
-        waits = work.first and wave_of(desired, not kubernetes.absent(desired)) >= LATE
-        (later if waits else at_once).append(desired)
-    return at_once, later
