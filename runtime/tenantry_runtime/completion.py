@@ -205,12 +205,14 @@ async def _provided(call: Call, prepared: Prepared) -> dict[str, Any]:
     try:
         answer = await call.service.provider.json("/chat/completions", prepared.body)
         usage = usage_of(answer) or Unsaid.of_chat(prepared.body, Produced.of_answer(answer))
-        return call.service.guard.answer(call, answer)
+        answer = call.service.guard.answer(call, answer)
     except NotSentError as error:
         usage, released = Usage(), True
         raise error.error from None
     finally:
         await call.settle(prepared.reservation, usage, released=released)
+    await prepared.reservation.ensure()
+    return answer
 
 
 def _keep(call: Call, prepared: Prepared, answer: dict[str, Any] | None) -> None:
@@ -235,6 +237,8 @@ async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
     thread, said = prepared.thread, threads.Said()
     try:
         async for chunk in chunks:
+            if told:
+                await prepared.reservation.ensure()
             if thread:
                 said.feed(chunk)
             yield chunk | told if told else chunk

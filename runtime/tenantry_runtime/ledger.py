@@ -29,6 +29,9 @@ _RESERVE = function(
 )
 _SETTLE = function("settle_call", "settle_call", 20)
 
+_NONE: list[Row] = [(False,)]
+"""What `_SETTLE` answers where there is no such reservation."""
+
 LEAST_OUTPUT = 32
 """Output tokens without which a call is not worth starting: it waits for them instead."""
 MOST_EVENTS = 10_000
@@ -77,7 +80,11 @@ class Uncounted(Protocol):
 
 @dataclass
 class Reservation:
-    """A call that may be made.  `granted`: output tokens a choice; `told`: the details in its intent row."""
+    """A call that may be made.  `granted`: output tokens a choice; `told`: the details in its intent row.
+
+    `again` writes it once more, should the database have lost it; `kept`: whether it is on the disk, where that is
+    not known yet.
+    """
 
     id: uuid.UUID
     granted: int
@@ -86,6 +93,37 @@ class Reservation:
     event: Event
     headers: dict[str, str] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
+    again: tuple[Any, ...] = ()
+    kept: "asyncio.Future[bool] | None" = None
+
+    def made_by(self, values: tuple[Any, ...]) -> None:
+        """These values of `_RESERVE` have made it."""
+        if self.kept is not None:
+            self.again = _once_more(values)
+            self.kept.add_done_callback(self._told)
+
+    def _told(self, kept: "asyncio.Future[bool]") -> None:
+        if not kept.cancelled() and kept.result():
+            self.again = ()
+
+    async def ensure(self) -> None:
+        """Return once its intent is on the disk: before that nothing of the answer may be given.
+
+        Raises StoreUnavailableError where nobody knows.
+        """
+        if self.kept is not None and not await asyncio.shield(self.kept):
+            raise StoreUnavailableError("nobody knows whether the intent was kept")
+        self.kept = None
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A statement that is still to be written.  `again`: the values of `_RESERVE` where it settles a reservation
+    that was made, and that the database may have lost."""
+
+    statement: str
+    values: tuple[Any, ...]
+    again: tuple[Any, ...] = ()
 
 
 class Ledger:
@@ -94,7 +132,7 @@ class Ledger:
     def __init__(self, store: Store, lease_seconds: float) -> None:
         self._store = store
         self.lease_seconds = lease_seconds
-        self._pending: list[tuple[str, tuple[Any, ...]]] = []
+        self._pending: list[_Pending] = []
         self._wake = asyncio.Event()
         self.refused: dict[str, int] = {}
         self.events: dict[str, int] = {}
@@ -116,45 +154,44 @@ class Ledger:
         reservation = Reservation(uuid.uuid4(), 0, price, configuration, event)
         details = event.details(configuration.compliance.logging_level)
         reservation.told = audit.snapshot(details)
-        row = await self._reserve(
-            reservation,
-            (
-                reservation.id,
-                caller.key_uid,
-                caller.key_name,
-                caller.user,
-                need.kind,
-                need.model,
-                need.requests,
-                need.counts,
-                need.input_tokens,
-                need.output_tokens,
-                min(LEAST_OUTPUT, need.output_tokens),
-                need.choices,
-                need.again,
-                max(need.input_tokens, need.input_bound) * input_nano + around,
-                price.output_nano,
-                configuration.prices_version,
-                self.lease_seconds,
-                budget.time_zone if budget else "UTC",
-                *limits.arrays(configuration.limits),
-                budget.monthly_nano if budget and budget.on_exceeded == "Block" else None,
-                *event.columns(),
-                audit.encoded(details),
-            ),
+        values = (
+            reservation.id,
+            caller.key_uid,
+            caller.key_name,
+            caller.user,
+            need.kind,
+            need.model,
+            need.requests,
+            need.counts,
+            need.input_tokens,
+            need.output_tokens,
+            min(LEAST_OUTPUT, need.output_tokens),
+            need.choices,
+            need.again,
+            max(need.input_tokens, need.input_bound) * input_nano + around,
+            price.output_nano,
+            configuration.prices_version,
+            self.lease_seconds,
+            budget.time_zone if budget else "UTC",
+            *limits.arrays(configuration.limits),
+            budget.monthly_nano if budget and budget.on_exceeded == "Block" else None,
+            *event.columns(),
+            audit.encoded(details),
         )
+        row = await self._reserve(reservation, values)
         outcome, reservation.granted, wait, fits, *levels = row
         left = limits.Left(*levels)
         reservation.headers = limits.limit_headers(left)
         if outcome == "ok":
             event.intended = True
+            reservation.made_by(values)
             return reservation
         self.refused[outcome] = self.refused.get(outcome, 0) + 1
         raise limits.refusal(configuration.limits, outcome, wait, fits, left, reservation.headers)
 
     async def _reserve(self, reservation: Reservation, values: tuple[Any, ...]) -> Row:
         try:
-            (row,) = await self._store.write(_RESERVE, values)
+            (row,), reservation.kept = await self._store.begin(_RESERVE, values)
         except (StoreUnavailableError, UniqueViolation) as error:
             # It may have been written although the answer was lost: then it is given back, not kept.
             reservation.event.intended = True
@@ -184,10 +221,25 @@ class Ledger:
             usage = await usage.usage()
         values = _settlement(reservation, usage, state, status, error, queries, searches)
         try:
-            await self._store.write(_SETTLE, values)
+            if await self._store.write(_SETTLE, values) == _NONE and reservation.again:
+                await self._restore(reservation.again, values)
+            reservation.kept = None  # what is on the disk now was written after it
         except StoreUnavailableError:
             log.warning("a settlement could not be written: it is tried again until it is")
-            self._later(_SETTLE, values)
+            self._later(_SETTLE, values, reservation.again)
+
+    async def _restore(self, again: tuple[Any, ...], values: tuple[Any, ...]) -> None:
+        """Settle a call whose reservation is lost: the database crashed before it was on the disk.
+
+        Its row and its intent are written once more, reserving nothing, and settled in the same transaction.
+        Raises StoreUnavailableError.
+        """
+        try:
+            async with self._store.transaction() as connection:
+                await connection.execute(_RESERVE.encode(), again)
+                await connection.execute(_SETTLE.encode(), values)
+        except UniqueViolation:  # it was still being written
+            await self._store.surely(_SETTLE, values)
 
     async def record(self, record: Record) -> None:
         """Write down a request that reached no model.
@@ -209,8 +261,8 @@ class Ledger:
         if record.queries or record.searches or len(self._pending) < MOST_EVENTS:
             self._later(*record.refused().statement())
 
-    def _later(self, statement: str, values: tuple[Any, ...]) -> None:
-        self._pending.append((statement, values))
+    def _later(self, statement: str, values: tuple[Any, ...], again: tuple[Any, ...] = ()) -> None:
+        self._pending.append(_Pending(statement, values, again))
         self._wake.set()
 
     async def run(self, every: float = 30) -> None:
@@ -234,11 +286,21 @@ class Ledger:
         while self._pending:
             entry = self._pending[0]
             try:
-                await self._store.fetch(*entry)
+                if await self._store.surely(entry.statement, entry.values) == _NONE and entry.again:
+                    await self._restore(entry.again, entry.values)
             except psycopg.Error:  # not the database's absence: this one can never be written
                 log.exception("a row of the ledger is refused by the database and given up; its reservation expires")
             if entry in self._pending:
                 self._pending.remove(entry)
+
+
+def _once_more(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of `_RESERVE` for the same row, which take nothing from any limit and are refused by none."""
+    whose, prices, about = values[:6], values[15:21], values[23:]
+    requests, counts, tokens_in, tokens_out, least, choices, again, nano_in, nano_out = 0, False, 0, 0, 0, 1, 0, 0, 0
+    taken = (requests, counts, tokens_in, tokens_out, least, choices, again, nano_in, nano_out)
+    concurrency = budget = None
+    return (*whose, *taken, *prices, concurrency, budget, *about)
 
 
 def _settlement(

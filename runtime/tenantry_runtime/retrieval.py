@@ -135,7 +135,6 @@ async def search(
         hits = await call.service.guard.passages(call, hits)
         event.basic["hits"] = len(hits)
         event.detailed["documents"] = [hit.file_id for hit in hits]
-        return hits
     except NotSentError as error:
         usage, released = Usage(), True
         raise error.error from None
@@ -143,6 +142,8 @@ async def search(
         raise errors.vectors_unavailable() from None
     finally:
         await call.settle(reservation, usage, released=released)
+    await reservation.ensure()
+    return hits
 
 
 async def _scope(call: Call, store_ids: Sequence[str] | None, filters: Filter | None, limit: int) -> _Scope | None:

@@ -13,7 +13,8 @@ from psycopg import conninfo, errors
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from tenantry_runtime.config import Postgres
-from tenantry_runtime.line import BrokenError, Line, SilentError
+from tenantry_runtime.line import Line
+from tenantry_runtime.wire import ON_DISK, BrokenError, SilentError
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ STATEMENT_SECONDS = 20.0
 """Seconds after which a statement's connection is cut: a server whose host has gone says nothing, not even no."""
 TRANSACTION_SECONDS = 120.0
 """The same of a transaction, which may hold a whole file."""
+
+WRITERS = 3
+"""Connections that write: one runs a batch, and two can wait for the disk."""
 
 _AWAY = (
     psycopg.OperationalError,
@@ -85,6 +89,13 @@ def _cut(connection: Connection) -> None:
         own.shutdown(socket.SHUT_RDWR)
 
 
+async def _heard(answer: "asyncio.Future[list[Row]]") -> list[Row]:
+    try:
+        return await answer
+    except SilentError as error:
+        raise StoreUnavailableError("no answer in time") from error
+
+
 class Store:
     """Runs statements, each its own transaction unless `transaction` is used."""
 
@@ -112,7 +123,8 @@ class Store:
     @staticmethod
     def _make_lines(postgres: Postgres) -> tuple[Line, Line]:
         """One to read and one to write: who reads does not wait for a disk."""
-        return Line(connection_string(postgres)), Line(connection_string(postgres))
+        target = connection_string(postgres)
+        return Line(target), Line(target, WRITERS, defers=True)
 
     @property
     def postgres(self) -> Postgres:
@@ -173,21 +185,35 @@ class Store:
 
     async def ask(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         """As `fetch`, over the connection that requests share: for short ones that wait for no lock and no disk."""
-        return await self._over(self._lines[0], statement, values)
+        if answer := self._lines[0].ask(statement, values):
+            with contextlib.suppress(BrokenError):
+                return await _heard(answer)
+        return await self.fetch(statement, values)
 
     async def write(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         """As `fetch`, in one transaction with what other requests write at this moment: for short statements."""
-        return await self._over(self._lines[1], statement, values)
+        if answer := self._lines[1].ask(statement, values):
+            with contextlib.suppress(BrokenError):
+                return await _heard(answer)
+        return await self.surely(statement, values)
 
-    async def _over(self, line: Line, statement: str, values: Sequence[Any]) -> list[Row]:
-        if answer := line.ask(statement, values):
-            try:
-                return await answer
-            except SilentError as error:
-                raise StoreUnavailableError("no answer in time") from error
-            except BrokenError:
-                pass
-        return await self.fetch(statement, values)
+    async def surely(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """As `fetch`, and on the disk afterwards even where it had been done before, and only now changes nothing."""
+        rows = await self.fetch(statement, values)
+        await self.fetch(ON_DISK)
+        return rows
+
+    async def begin(
+        self, statement: str, values: Sequence[Any] = ()
+    ) -> "tuple[list[Row], asyncio.Future[bool] | None]":
+        """As `write`, but does not wait for the disk.  The future says whether the rows have reached it.
+
+        It is False where nobody knows, raises nothing, and is None where they have.
+        """
+        if asked := self._lines[1].begin(statement, values):
+            with contextlib.suppress(BrokenError):
+                return await _heard(asked[0]), asked[1]
+        return await self.fetch(statement, values), None
 
     async def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
         """The first row, or None."""

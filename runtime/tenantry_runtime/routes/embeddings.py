@@ -93,6 +93,7 @@ async def create_embedding(call: Call) -> Response:
         raise error.error from None
     finally:
         await call.settle(reservation, usage, released=released)
+    await reservation.ensure()
     return json_answer(answer, reservation.headers)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
-from tenantry_runtime import line as line_module
+from tenantry_runtime import wire as wire_module
 from tenantry_runtime.line import BATCH, MOST_WAITING, Line
 from tenantry_runtime.store import STATEMENT_SECONDS, Store, StoreUnavailableError, connection_string
 from tests.integration.runtime.stack import Stack, Tenant
@@ -128,7 +128,7 @@ async def test_it_ends_once_all_is_answered(home: Tenant) -> None:
 async def test_a_server_that_says_nothing_is_away_for_who_shares(
     stack: Stack, home: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(wire_module, "PATIENCE", 0.5)
     with Proxy("127.0.0.1", stack.postgres.port) as proxy:
         store = Store(home.credentials.postgres.model_copy(update={"port": proxy.port}), 2)
         await store.open()

@@ -32,7 +32,10 @@ class Database:
         self.asked.append((statement, values))
         return self.answer(statement, values)
 
-    write = fetch
+    write = surely = fetch
+
+    async def begin(self, statement: str, values: Any = ()) -> tuple[list[Row], None]:
+        return await self.fetch(statement, values), None
 
 
 def away(*_: Any) -> list[Row]:
