@@ -25,8 +25,8 @@ PAUSE = 0.02
 SAMPLE_SECONDS = 2.0
 MOST_GROWTH = 8.0
 """Megabytes between the second and the last quarter that are taken to be no growth."""
-MOST_CONNECTIONS = 6 + 2 + 2
-"""The pool's, the two that requests share, the one that listens, and one that is just being replaced."""
+MOST_CONNECTIONS = 6 + 4 + 2
+"""The pool's, the four that requests share, the one that listens, and one that is just being replaced."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         default=130, description="After that: how long requests and streams may take; above the provider's timeout."
     )
-    pool_size: int = Field(default=6, description="Database connections, besides two that all requests share.")
+    pool_size: int = Field(default=6, description="Database connections, besides four that all requests share.")
     body_bytes: int = Field(
         default=BODY_BYTES, ge=0, description="Bytes that the JSON bodies of all requests may take together."
     )

@@ -17,7 +17,8 @@ from tenantry_runtime.config import Configuration
 TENANT_CONNECTIONS = 20
 RUNTIME_CONNECTIONS = 20
 RUNTIME_CONNECTIONS_PER_POD = 10
-"""Each Pod's pool of 8, and the one that listens, for as many Pods as the quota lets be there during a rollout."""
+"""For as many Pods as the quota lets be there during a rollout.  Each has a pool of 6, four that its requests share and
+one that listens: eleven where all are open, for which the 20 leave room."""
 
 
 class Migration(Protocol):

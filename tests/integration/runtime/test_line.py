@@ -11,6 +11,7 @@ import pytest
 from tenantry_runtime import wire as wire_module
 from tenantry_runtime.line import BATCH, MOST_WAITING, Line
 from tenantry_runtime.store import STATEMENT_SECONDS, Store, StoreUnavailableError, connection_string
+from tenantry_runtime.wire import BrokenError
 from tests.integration.runtime.stack import Stack, Tenant
 from tests.proxy import Proxy
 
@@ -49,6 +50,46 @@ async def test_what_is_asked_together_is_one_transaction_and_answered_in_order(l
     assert [row[1] for row in rows] == list(range(BATCH + 5))
     assert len({row[0] for row in rows[:BATCH]}) == 1
     assert len({row[0] for row in rows}) == 2
+
+
+async def test_no_lock_is_held_while_the_disk_is_waited_for(home: Tenant) -> None:
+    line = await connected(Line(connection_string(home.credentials.postgres), 3, defers=True))
+    try:
+        setting = line.ask("SELECT current_setting('synchronous_commit'), current_schema()", ())
+        assert setting
+        assert await setting == [("off", home.schema)]
+        started = line.begin(TRANSACTION, (1,))
+        assert started
+        rows, kept = started
+        ((first, _),) = await rows
+        assert await kept
+        more = [line.ask(TRANSACTION, (number,)) for number in range(BATCH + 1)]
+        answers = [(await answer)[0] for answer in more if answer]
+        assert [row[1] for row in answers] == list(range(BATCH + 1))
+        assert len({row[0] for row in answers} | {first}) == 3
+    finally:
+        line.close()
+
+
+async def test_who_does_not_wait_for_the_disk_hears_that_nobody_knows(home: Tenant) -> None:
+    line = await connected(Line(connection_string(home.credentials.postgres), 2, defers=True))
+    try:
+        asked = line.ask("SELECT pg_backend_pid()", ())
+        assert asked
+        ((pid,),) = await asked
+        started = line.begin("SELECT pg_sleep(60)", ())
+        assert started
+        await asyncio.sleep(0)
+        home.sql("SELECT pg_terminate_backend(%s)", (pid,))
+        with pytest.raises(BrokenError):
+            await started[0]
+        assert await started[1] is False
+        await connected(line)
+        after = line.ask(ECHO, (5,))
+        assert after
+        assert await after == [(5,)]
+    finally:
+        line.close()
 
 
 async def test_values_come_back_as_they_went(line: Line) -> None:
