@@ -114,6 +114,7 @@ async def _prepare(
             choices=request.choices,
             requests=0 if searched else 1,  # the search for its documents has been counted as the request
             again=searched,
+            streamed=request.stream,
         )
     )
     body[request.tokens_field] = reservation.granted

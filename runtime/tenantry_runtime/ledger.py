@@ -40,7 +40,10 @@ MOST_EVENTS = 10_000
 
 @dataclass(frozen=True)
 class Need:
-    """The most that one call can use.  `again`: what the same call takes before this one when tried again."""
+    """The most that one call can use.  `again`: what the same call takes before this one when tried again.
+
+    `streamed`: some of the answer is given before it is settled, and so its intent must be on the disk soon.
+    """
 
     kind: str
     model: str
@@ -51,6 +54,7 @@ class Need:
     requests: int = 1
     counts: bool = True
     again: int = 0
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ class Ledger:
             *event.columns(),
             audit.encoded(details),
         )
-        row = await self._reserve(reservation, values)
+        row = await self._reserve(reservation, values, need.streamed)
         outcome, reservation.granted, wait, fits, *levels = row
         left = limits.Left(*levels)
         reservation.headers = limits.limit_headers(left)
@@ -189,9 +193,9 @@ class Ledger:
         self.refused[outcome] = self.refused.get(outcome, 0) + 1
         raise limits.refusal(configuration.limits, outcome, wait, fits, left, reservation.headers)
 
-    async def _reserve(self, reservation: Reservation, values: tuple[Any, ...]) -> Row:
+    async def _reserve(self, reservation: Reservation, values: tuple[Any, ...], hurry: bool) -> Row:
         try:
-            (row,), reservation.kept = await self._store.begin(_RESERVE, values)
+            (row,), reservation.kept = await self._store.begin(_RESERVE, values, hurry)
         except (StoreUnavailableError, UniqueViolation) as error:
             # It may have been written although the answer was lost: then it is given back, not kept.
             reservation.event.intended = True

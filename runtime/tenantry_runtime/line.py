@@ -16,12 +16,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from tenantry_runtime.wire import TEXTS, Asked, BrokenError, Row, SilentError, Wire
+from tenantry_runtime.wire import TEXTS, Asked, BrokenError, Row, SilentError, Wire, tell
 
 BATCH = 32
 """Statements that are one transaction at most: others wait for its locks."""
 RUNNING = 1
 """Batches that run at once: more would wait for each other's locks."""
+LAZY_SECONDS = 0.02
+"""After which what nobody waits for is brought to the disk, if nothing else was meanwhile."""
 MOST_WAITING = 1000
 """Statements that wait for their batch; more are refused, and meet the pool's bounds."""
 
@@ -33,6 +35,8 @@ class Line:
         """`target`: libpq's connection string; `defers`: no lock is held while the disk is waited for."""
         self._queue: deque[Asked] = deque()
         self._wires = [Wire(target, defers, self) for _ in range(connections)]
+        self.unkept: list[asyncio.Future[bool]] = []
+        self._late: asyncio.TimerHandle | None = None
         self._due = False  # whether `_send` is about to run
         self._closing = False
 
@@ -45,24 +49,31 @@ class Line:
         return asked and asked.answer
 
     def begin(
-        self, statement: str, values: Sequence[Any]
+        self, statement: str, values: Sequence[Any], hurry: bool = True
     ) -> "tuple[asyncio.Future[list[Row]], asyncio.Future[bool]] | None":
         """As `ask`, but the rows come once they are committed; the second future says whether they are on the disk.
 
-        It is False where nobody knows, and raises nothing.
+        It is False where nobody knows, and raises nothing.  Without `hurry` that may take `LAZY_SECONDS` longer: it
+        comes with what others write, most often with the settlement of the same call.
         """
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        asked = self._ask(statement, values, kept)
+        asked = self._ask(statement, values, kept, hurry)
         return asked and (asked.answer, kept)
 
-    def _ask(self, statement: str, values: Sequence[Any], kept: "asyncio.Future[bool] | None" = None) -> Asked | None:
+    def _ask(
+        self,
+        statement: str,
+        values: Sequence[Any],
+        kept: "asyncio.Future[bool] | None" = None,
+        hurry: bool = True,
+    ) -> Asked | None:
         connected = sum(wire.connected for wire in self._wires)
         if connected < len(self._wires):
             self.connect()
         if not connected or self._closing or len(self._queue) >= MOST_WAITING:
             return None
         loop = asyncio.get_running_loop()
-        asked = Asked(statement, [TEXTS[type(value)](value) for value in values], loop.create_future(), kept)
+        asked = Asked(statement, [TEXTS[type(value)](value) for value in values], loop.create_future(), kept, hurry)
         self._queue.append(asked)
         if not self._due:
             self._due = True
@@ -107,11 +118,29 @@ class Line:
     # --- What the wires tell ---------------------------------------------------------------------------------
 
     def committed(self) -> None:
+        if self.unkept and self._late is None:
+            self._late = asyncio.get_running_loop().call_later(LAZY_SECONDS, self._keep, self.unkept[0])
         if self._queue:
             self._send()
 
+    def _keep(self, oldest: "asyncio.Future[bool]") -> None:
+        """Bring to the disk what is still not there: a look at the oldest, not a timer for each."""
+        self._late = None
+        if self.unkept and self.unkept[0] is oldest:
+            if asked := self._ask("SELECT", ()):
+                asked.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+            else:
+                self._lose()
+        elif self.unkept:
+            self.committed()
+
+    def _lose(self) -> None:
+        unkept, self.unkept = self.unkept, []
+        tell(unkept, False)
+
     def broken(self, wire: Wire, error: BrokenError) -> None:
         """What waits goes over another connection, where there is one and the server says anything."""
+        self._lose()  # the server may be another one from now on
         if isinstance(error, SilentError):
             for other in self._wires:
                 other.give_up(error)

@@ -204,13 +204,13 @@ class Store:
         return rows
 
     async def begin(
-        self, statement: str, values: Sequence[Any] = ()
+        self, statement: str, values: Sequence[Any] = (), hurry: bool = True
     ) -> "tuple[list[Row], asyncio.Future[bool] | None]":
         """As `write`, but does not wait for the disk.  The future says whether the rows have reached it.
 
-        It is False where nobody knows, raises nothing, and is None where they have.
+        It is False where nobody knows, raises nothing, and is None where they have.  `hurry`: see `Line.begin`.
         """
-        if asked := self._lines[1].begin(statement, values):
+        if asked := self._lines[1].begin(statement, values, hurry):
             with contextlib.suppress(BrokenError):
                 return await _heard(asked[0]), asked[1]
         return await self.fetch(statement, values), None

@@ -44,13 +44,14 @@ class SilentError(BrokenError):
 
 @dataclass(eq=False, slots=True)
 class Asked:
-    """A statement.  `soon`: its answer is given once it has committed, and `kept` says later whether that is on the
-    disk, or False where nobody knows."""
+    """A statement.  With `kept`, its answer is given once it has committed, and `kept` says later whether that is on
+    the disk, or False where nobody knows; `hurry`: as soon as can be, else when others wait for the disk next."""
 
     statement: str
     values: list[bytes | None]
     answer: "asyncio.Future[list[Row]]"
     kept: "asyncio.Future[bool] | None" = None
+    hurry: bool = True
 
     def fail(self, error: BrokenError) -> None:
         if not self.answer.done():
@@ -59,8 +60,17 @@ class Asked:
             self.kept.set_result(False)
 
 
+def tell(waiting: "list[asyncio.Future[bool]]", kept: bool) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(kept)
+
+
 class Owner(Protocol):
     """Whom a wire tells."""
+
+    unkept: "list[asyncio.Future[bool]]"
+    """Of what is committed, and for which nobody waits for the disk yet."""
 
     def committed(self) -> None:
         """The batch has ended: another may run."""
@@ -80,6 +90,7 @@ class Wire:
         self._target, self._defers, self._owner = target, defers, owner
         self.running: list[Asked] = []  # not yet committed
         self._committed: list[tuple[Asked, list[Row]]] = []  # not yet on the disk
+        self._older: list[asyncio.Future[bool]] = []  # what was committed before this batch began
         self._expected: list[Asked | None] = []  # whose results come next; None: nobody's
         self._results: list[tuple[Asked, PGresult]] = []
         self._names: dict[str, bytes] = {}
@@ -145,8 +156,9 @@ class Wire:
             for asked in batch:
                 self._query(pgconn, asked.statement, asked.values, asked)
             pgconn.pipeline_sync()
-            if self._defers:
+            if self._defers and any(asked.hurry for asked in batch):
                 self._writing = True
+                self._older, self._owner.unkept = self._owner.unkept, []
                 self._query(pgconn, ON_DISK, [], None)
                 pgconn.pipeline_sync()
             self._flush()
@@ -216,7 +228,8 @@ class Wire:
                 self._commit()
             else:
                 self._writing = False
-                self._keep()
+                committed, self._committed = self._committed, []
+                self._keep(committed)
             if self._closing and not self._writing:
                 self.give_up(BrokenError("closed"))
             else:
@@ -239,16 +252,20 @@ class Wire:
                 asked.answer.set_result(rows)
             self._committed.append((asked, rows))
         if not self._writing:
-            self._keep()
+            committed, self._committed = self._committed, []
+            if self._defers:
+                self._owner.unkept += [asked.kept for asked, _ in committed if asked.kept]
+            else:
+                self._keep(committed)
 
-    def _keep(self) -> None:
-        committed, self._committed = self._committed, []
+    def _keep(self, committed: list[tuple[Asked, list[Row]]]) -> None:
         for asked, rows in committed:
             if asked.kept:
-                if not asked.kept.done():
-                    asked.kept.set_result(True)
+                self._older.append(asked.kept)
             elif not asked.answer.done():
                 asked.answer.set_result(rows)
+        older, self._older = self._older, []
+        tell(older, True)
 
     def give_up(self, error: BrokenError) -> None:
         """Give the connection up; who asked may ask elsewhere."""
@@ -267,6 +284,8 @@ class Wire:
         waiting = [*self.running, *(asked for asked, _ in self._committed)]
         self.running, self._committed, self._expected, self._results = [], [], [], []
         self._writing = False
+        older, self._older = self._older, []
+        tell(older, False)
         for asked in waiting:
             asked.fail(error)
         if pgconn is not None:

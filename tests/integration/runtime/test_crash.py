@@ -32,11 +32,11 @@ class Doubtful(Store):
     away = False
 
     async def begin(
-        self, statement: str, values: Sequence[Any] = ()
+        self, statement: str, values: Sequence[Any] = (), hurry: bool = True
     ) -> "tuple[list[Row], asyncio.Future[bool] | None]":
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         kept.set_result(False)
-        return (await super().begin(statement, values))[0], kept
+        return (await super().begin(statement, values, hurry))[0], kept
 
     async def write(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         if self.away:

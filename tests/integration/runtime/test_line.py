@@ -63,6 +63,9 @@ async def test_no_lock_is_held_while_the_disk_is_waited_for(home: Tenant) -> Non
         rows, kept = started
         ((first, _),) = await rows
         assert await kept
+        lazy = [line.begin(ECHO, (number,), hurry=False) for number in range(2)]
+        assert [await one[0] for one in lazy if one] == [[(0,)], [(1,)]]
+        assert [await one[1] for one in lazy if one] == [True, True]  # though nobody writes after them
         more = [line.ask(TRANSACTION, (number,)) for number in range(BATCH + 1)]
         answers = [(await answer)[0] for answer in more if answer]
         assert [row[1] for row in answers] == list(range(BATCH + 1))

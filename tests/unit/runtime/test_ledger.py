@@ -34,7 +34,7 @@ class Database:
 
     write = surely = fetch
 
-    async def begin(self, statement: str, values: Any = ()) -> tuple[list[Row], None]:
+    async def begin(self, statement: str, values: Any = (), hurry: bool = True) -> tuple[list[Row], None]:
         return await self.fetch(statement, values), None
 
 
