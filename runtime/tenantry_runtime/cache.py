@@ -43,8 +43,6 @@ SWEEP_ROWS, SWEEP_BYTES = MAX_ROWS // 10, MAX_BYTES // 8
 """After storing so much, a replica looks at once whether the table is too large."""
 BATCH = 500
 """Rows that one statement removes."""
-GATHER_SECONDS = 0.02
-"""For which answers wait for others to be written with."""
 TOGETHER = 8
 """Answers that one statement stores at most."""
 MAX_WAITING = 1000
@@ -259,11 +257,9 @@ class ResponseCache:
             del self._flights[ticket.key]
 
     async def _store(self) -> None:
-        """Write what is to be kept, what comes within a moment together, until nothing is left."""
+        """Write what is to be kept, and then what came meanwhile, until nothing is left."""
         try:
             while self._unstored:
-                if len(self._unstored) < TOGETHER:  # nobody waits for it: their flight is on the board until then
-                    await asyncio.sleep(GATHER_SECONDS)
                 taken, self._unstored = self._unstored[:TOGETHER], self._unstored[TOGETHER:]
                 rows = {ticket.key: (self._version(ticket), len(text.encode()), text) for ticket, text, _ in taken}
                 try:
