@@ -226,7 +226,8 @@ async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
 
     The first chunk has what `told` says.  Ends once the ledger has the call; closed early, it stops the provider
     (unless others wait for the same answer) and settles what was produced.  Raises ApiError before the first chunk,
-    where the provider refuses: so get that one before anything is sent.
+    where the provider refuses, or StoreUnavailableError, where the intent may be lost: so get that one before anything
+    is sent.
     """
     told: dict[str, Any] | None = {"tenantry": prepared.told()}
     if prepared.answer is not None:
