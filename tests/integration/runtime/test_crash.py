@@ -135,7 +135,7 @@ def test_no_call_is_answered_without_both_rows(stack: Stack) -> None:
                 stop.set()
             for future in futures:
                 future.result(60)
-            assert refused == {503}
+            assert refused <= {503}  # none, where the server was back before anybody's patience ended
             eventually(lambda: answered <= {row[0] for row in tenant.sql(TOLD)})
             tenant.settled()
         assert same(tenant)[0] > 0
