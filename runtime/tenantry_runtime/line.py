@@ -46,7 +46,7 @@ class Line:
         `statement` has ``%s`` for each value.  The future raises BrokenError.
         """
         asked = self._ask(statement, values)
-        return asked and asked.answer
+        return asked.answer if asked else None
 
     def begin(
         self, statement: str, values: Sequence[Any], hurry: bool = True
@@ -58,7 +58,7 @@ class Line:
         """
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         asked = self._ask(statement, values, kept, hurry)
-        return asked and (asked.answer, kept)
+        return (asked.answer, kept) if asked else None
 
     def _ask(
         self,
