@@ -7,7 +7,7 @@ what it can't read in plain text.  Here every phase of a connection has an end:
 - the head of a request: `MAX_HEAD` bytes (431), `HEAD_SECONDS` (408)
 - its body: `BODY_SECONDS`, and a second more for each `RATE` bytes (408); time in which we did not read is ours
 - what is still sent after the answer (a body that was too large) is read and thrown away for `LINGER_SECONDS`
-- an answer that the client does not read: `UNREAD_SECONDS`, and a second more for each `RATE` bytes
+- an answer that the client does not read: `UNREAD_SECONDS`, and a second more for each `RATE` bytes that it has taken
 
 Deadlines are looked at once a second for all connections together: a request sets no timer.
 """
@@ -30,7 +30,9 @@ MAX_HEAD = 32 * 1024
 MAX_CONNECTIONS = 2048
 HEAD_SECONDS = 15.0
 BODY_SECONDS = 20.0
-UNREAD_SECONDS = 60.0
+UNREAD_SECONDS = 40.0
+"""With what a transport holds at `RATE` less than a reservation outlives its call (`service.LEASE_MARGIN`): a stream
+that nobody reads is settled before its lease runs out."""
 LINGER_SECONDS = 20.0
 RATE = 4096
 """Bytes a second below which a client is too slow."""
@@ -57,7 +59,7 @@ class Connection(HttpToolsProtocol):
         self._unparsed = 0  # bytes since the parser last told of something complete
         self._received = 0  # bytes of this request's body
         self._stalled: float | None = None  # since when the client has not read
-        self._unread = 0  # and how much
+        self._unread = 0  # and how much it left then
         self._ended: float | None = None  # when we had said our last word
 
     # --- What the transport tells ----------------------------------------------------------------------------
@@ -168,9 +170,11 @@ class Connection(HttpToolsProtocol):
             if now - self._ended > LINGER_SECONDS:
                 self.transport.abort()
             return
-        if self._stalled is not None and now - self._stalled > UNREAD_SECONDS + self._unread / RATE:
-            self.transport.abort()
-            return
+        if self._stalled is not None:
+            taken = self._unread - self.transport.get_write_buffer_size()
+            if now - self._stalled > UNREAD_SECONDS + taken / RATE:
+                self.transport.abort()
+                return
         busy = self.cycle is not None and not self.cycle.response_complete
         if self.flow.read_paused or (busy and self._phase != "body"):
             self._began += step  # it is we who do not go on

@@ -98,10 +98,12 @@ class ProviderClient:
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
         """The payloads of an answer's server-sent events, ``[DONE]`` left out.
 
-        Leaving the block closes the connection, which stops the provider's work.
+        Leaving the block closes the connection, which stops the provider's work.  The time that an answer may take
+        ends for one too that has come and is only taken slowly: asking for its next payload raises TimeoutError.
         """
+        deadline = asyncio.get_running_loop().time() + self.timeout_seconds
         async with self._post(path, body) as response:
-            yield _events(response)
+            yield _events(response, deadline)
 
     async def embed(self, model: str, texts: list[str], dimension: int) -> tuple[list[list[float]], Usage | Unsaid]:
         """One vector of `dimension` numbers a text, and what that used.  Raises as `json` does."""
@@ -179,12 +181,15 @@ async def _refusal(response: aiohttp.ClientResponse) -> errors.ApiError:
     )
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _events(response: aiohttp.ClientResponse, deadline: float) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
     buffer = b""
     async for piece in response.content.iter_any():
         buffer += piece
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
+            if loop.time() > deadline:
+                raise TimeoutError
             if line.startswith(b"data:"):
                 payload = line[5:].strip()
                 if payload == b"[DONE]":

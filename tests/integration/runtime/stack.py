@@ -279,8 +279,8 @@ class Tenant:
         eventually(lambda: self.sql("SELECT count(*) FROM ledger WHERE status = 'reserved'")[0][0] == 0)
 
     @contextmanager
-    def replica(self, **env: str) -> Iterator[Replica]:
-        """A running, ready process of this tenant's service."""
+    def replica(self, module: str = "tenantry_runtime", **env: str) -> Iterator[Replica]:
+        """A running, ready process of this tenant's service; `module`: what runs it."""
         log = self.stack.folder / f"{self.name}-{secrets.token_hex(4)}.log"
         settings = {
             "TENANTRY_CREDENTIALS": str(self.file),
@@ -289,7 +289,7 @@ class Tenant:
             "TENANTRY_METRICS_PORT": "0",
             "TENANTRY_DRAIN_SECONDS": "0",
         }
-        with process(["-m", "tenantry_runtime"], log, settings | env) as child:
+        with process(["-m", module], log, settings | env) as child:
             replica = Replica(child, log)
             eventually(replica.ready)
             yield replica

@@ -48,7 +48,7 @@ class Upstream:
     """`events`: a stream's chunks, a number among them seconds to wait, an Event waited for; `answer`: a whole one.
 
     While `gate` is clear, requests wait; so many `failures` come before the answers.  `asked` holds what was asked of
-    chat, `embedded` of embeddings, whose usage is told where `tells_usage`.
+    chat, `embedded` of embeddings, whose usage is told where `tells_usage`; `sent` counts a stream's chunks.
     """
 
     def __init__(self) -> None:
@@ -88,6 +88,7 @@ class Upstream:
         self.delay = 0.0
         self.gate = threading.Event()
         self.gate.set()
+        self.sent = 0
         self.stopped = threading.Event()
         self.streaming = threading.Event()
         self.events: list[Any] = [delta("Hello"), delta(" there")]
@@ -143,6 +144,8 @@ class Upstream:
                     self.streaming.set()
                     await asyncio.to_thread(event.wait, 120)
                 else:
+                    self.sent += 1
+                    await asyncio.sleep(0)  # to be stopped at
                     yield b"data: " + json.dumps(event).encode() + b"\n\n"
             yield b"data: [DONE]\n\n"
         finally:

@@ -24,9 +24,13 @@ def memory(replica: Replica) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
 
+def address(replica: Replica) -> tuple[str, int]:
+    url = urlsplit(replica.url)
+    return url.hostname or "", url.port or 0
+
+
 def connect(replica: Replica) -> socket.socket:
-    address = urlsplit(replica.url)
-    return socket.create_connection((address.hostname or "", address.port or 0), timeout=60)
+    return socket.create_connection(address(replica), timeout=60)
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:

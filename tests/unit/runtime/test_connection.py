@@ -11,8 +11,11 @@ from uvicorn.server import ServerState
 from tenantry_runtime import connection
 from tenantry_runtime.connection import BODY_SECONDS, HEAD_SECONDS, LINGER_SECONDS, MAX_HEAD, RATE, UNREAD_SECONDS
 from tenantry_runtime.connection import Connection as Protocol
+from tenantry_runtime.service import LEASE_MARGIN
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: h\r\n"
+HIGH_WATER = 64 * 1024
+"""Bytes that a transport takes before it asks to wait (asyncio's and uvloop's own)."""
 
 
 class Transport(asyncio.Transport):
@@ -233,12 +236,29 @@ async def test_what_is_no_request_is_told_so(sent: bytes) -> None:
 async def test_a_client_that_does_not_read_is_let_go() -> None:
     peer = Peer()
     await peer.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-    peer.transport.buffered = 10 * RATE
+    peer.transport.buffered = 1000 * RATE
     peer.protocol.pause_writing()
+    peer.look(UNREAD_SECONDS - 1)
+    assert not peer.transport.aborted
+    peer.look(UNREAD_SECONDS + 2)  # however much there is to be read
+    assert peer.transport.aborted
+
+
+async def test_a_client_that_reads_slowly_may_take_as_long_as_what_it_takes() -> None:
+    peer = Peer()
+    await peer.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    peer.transport.buffered = 1000 * RATE
+    peer.protocol.pause_writing()
+    peer.look(1)
+    peer.transport.buffered -= 10 * RATE
     peer.look(UNREAD_SECONDS + 9)
     assert not peer.transport.aborted
     peer.look(UNREAD_SECONDS + 12)
     assert peer.transport.aborted
+
+
+def test_a_stream_that_nobody_reads_ends_before_its_lease() -> None:
+    assert UNREAD_SECONDS + HIGH_WATER / RATE < LEASE_MARGIN
 
 
 async def test_a_client_that_reads_again_stays() -> None:
