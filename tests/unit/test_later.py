@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,13 +11,15 @@ import pytest
 from tenantry.api import Reason
 from tenantry.api.conditions import Type
 from tenantry.backends.errors import BackendError, foreign
-from tenantry.backends.kubernetes import Applied
+from tenantry.backends.kubernetes import Applied, KubernetesBackend
 from tenantry.desired.options import Options
 from tenantry.memo import Memo
+from tenantry.metrics import Metrics
 from tenantry.outcomes import good
 from tenantry.status import Outcome, Report
 from tenantry.subsystems import Subsystems
 from tenantry.subsystems.namespaces import Namespaces
+from tenantry.subsystems.tools import Tools
 from tenantry.work import Work
 from tests import samples
 
@@ -24,18 +27,18 @@ Json = dict[str, Any]
 LATER = ["ResourceQuota", "RoleBinding"]
 
 
-class FakeKubernetes:
+class FakeKubernetes(KubernetesBackend):
     """Takes everything, unless it holds an error; `there` are the kinds that were seen before."""
 
     def __init__(self, error: Exception | None = None, there: tuple[str, ...] = ()) -> None:
-        self.observed = SimpleNamespace(changes={"acme": 1})
+        self.observed = cast(Any, SimpleNamespace(changes={"acme": 1}))
         self.made: list[list[str]] = []
         self.error, self.there = error, there
 
     def absent(self, desired: Json) -> bool:
         return desired["kind"] not in self.there
 
-    async def ensure(self, objects: list[Json], uid: str) -> Applied:
+    async def ensure(self, objects: Sequence[Json], uid: str) -> Applied:
         self.made.append(sorted(o["kind"] for o in objects))
         if self.error:
             raise self.error
@@ -47,16 +50,8 @@ class Stores(Subsystems):
 
     def __init__(self, kubernetes: FakeKubernetes, failing: bool = False) -> None:
         options = Options(runtime_image="runtime:unit")
-        self._tools = cast(
-            Any,
-            SimpleNamespace(
-                kubernetes=kubernetes,
-                options=options,
-                verified=Memo(60),
-                drift=lambda *_: None,
-                regions=SimpleNamespace(get=self._region),
-            ),
-        )
+        regions, unused = cast(Any, SimpleNamespace(get=self._region)), cast(Any, None)
+        self._tools = Tools(kubernetes, regions, unused, options, Metrics(), Memo(60), unused)
         self._namespaces = Namespaces(self._tools)
         self._runtime = cast(Any, SimpleNamespace(ensure=self._rolled_out, deployment=lambda work: None))
         self._compaction = cast(Any, SimpleNamespace(begin=lambda *_: None))

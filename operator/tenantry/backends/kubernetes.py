@@ -76,22 +76,26 @@ class KubernetesBackend(ApiServer):
         )
 
     def _wave(self, desired: Json) -> int:
-        """Namespaces, then what stands in them, then new quotas; nobody is given rights before all of that is there.
+        """Namespaces, quotas that grow before the Pods that need it, what stands there, and then what comes last.
 
-        What is there already waits for nothing: an owner who goes loses the rights whatever else fails, and a quota
-        grows before the Pods that need it.
-
-        While a quota is there, the API server writes its status for each object that it counts: some ten writes for
-        a tenant whose quotas came first.
+        Nobody is given rights in a namespace without its quota.
         """
         if desired["kind"] == kinds.NAMESPACE.kind:
             return 0
-        there = not self.absent(desired)
-        if desired["kind"] == "ResourceQuota":
-            return 1 if there else 3
-        if desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE and not there:
-            return 4
-        return 2
+        quota = desired["kind"] == "ResourceQuota"
+        if self.comes_last(desired):
+            return 3 if quota else 4
+        return 1 if quota else 2
+
+    def comes_last(self, desired: Json) -> bool:
+        """Whether it is a new quota, or new rights of the owners.
+
+        While a quota is there, the API server writes its status for each object that it counts: some ten writes for
+        a tenant whose quotas came first.  What is there already waits for nothing: an owner who goes loses the rights
+        whatever else fails.
+        """
+        rights = desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE
+        return (rights or desired["kind"] == "ResourceQuota") and self.absent(desired)
 
     async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
         answers = await asyncio.gather(*(self._ensure(o, uid) for o in objects), return_exceptions=True)

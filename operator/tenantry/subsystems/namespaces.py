@@ -1,6 +1,5 @@
 """The tenant's namespaces, with their quotas, policies and rights."""
 
-from tenantry import names
 from tenantry.api.conditions import Type
 from tenantry.backends import kinds
 from tenantry.backends.errors import foreign
@@ -23,29 +22,19 @@ class Namespaces:
         work.changes = tools.kubernetes.observed.changes[resolved.name]
         mark = work.digest(work.changes)
         if not tools.verified.holds(resolved.uid, "namespaces", mark):
-            work.later = [o for o in self.objects(work) if self._can_wait(work, o)]
-            now = [o for o in self.objects(work) if o not in work.later]
-            applied = await tools.kubernetes.ensure(now, resolved.uid)
+            at_once, work.later = tools.split(work, self.objects(work))
+            applied = await tools.kubernetes.ensure(at_once, resolved.uid)
             tools.drift("namespaces", len(applied.corrected))
             if applied.sure and not work.later:
                 tools.verified.note(resolved.uid, "namespaces", mark)
         return self._good(work)
 
     async def finish(self, work: Work) -> Outcome:
-        """What a new tenant gets after its Secrets, whatever became of its stores."""
+        """What a new tenant gets after its Secrets, which its quotas count, whatever became of its stores."""
         later, work.later = work.later, []
         applied = await self._tools.kubernetes.ensure(later, work.resolved.uid)
         self._tools.drift("namespaces", len(applied.corrected))
         return self._good(work)
-
-    def _can_wait(self, work: Work, desired: Json) -> bool:
-        """A new quota, since the API server writes its status for each Secret that comes after it; and the owners'
-        rights, which nobody has without a quota.
-        """
-        later = desired["kind"] == "ResourceQuota" or (
-            desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE
-        )
-        return later and work.first and self._tools.kubernetes.absent(desired)
 
     @staticmethod
     def _good(work: Work) -> Outcome:

@@ -32,8 +32,10 @@ class Runtime:
         mark = work.digest(work.changes, secret)
         if not tools.verified.holds(resolved.uid, "runtime", mark):
             objects = kubernetes.runtime_objects(resolved, tools.options, secrets.digest(secret))
-            later = [] if self._rolled_out(work).good else [o for o in objects if self._can_wait(work, o)]
-            applied = await tools.kubernetes.ensure([o for o in objects if o not in later], resolved.uid)
+            # A new quota comes once the first Pods are there: nobody but the operator makes anything in this namespace,
+            # and no tenant is Ready without it.
+            at_once, later = (objects, []) if self._rolled_out(work).good else tools.split(work, objects)
+            applied = await tools.kubernetes.ensure(at_once, resolved.uid)
             tools.drift("runtime", len(applied.corrected))
             await self._sweep(work, objects)
             if later and self._rolled_out(work).good:
@@ -53,13 +55,6 @@ class Runtime:
 
     def _rolled_out(self, work: Work) -> Outcome:
         return outcomes.rollout(self.deployment(work), work.resolved)
-
-    def _can_wait(self, work: Work, desired: Json) -> bool:
-        """A new quota, until the first Pods are there: the API server writes its status for each thing that it counts.
-
-        Nobody but the operator makes anything in this namespace, and no tenant is Ready without it.
-        """
-        return desired["kind"] == "ResourceQuota" and work.first and self._tools.kubernetes.absent(desired)
 
     def deployment(self, work: Work) -> Rollout | None:
         """What is known of its rollout."""

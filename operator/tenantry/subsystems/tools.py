@@ -42,6 +42,11 @@ class Tools:
             self.drift(_SECRETS[desired["metadata"]["name"]], how == "corrected")
         self.verified.note(uid, name, digest)
 
+    def split(self, work: Work, objects: list[Json]) -> tuple[list[Json], list[Json]]:
+        """What is made at once, and what a tenant that was never Ready gets only when all else is there."""
+        later = [o for o in objects if work.first and self.kubernetes.comes_last(o)]
+        return [o for o in objects if o not in later], later
+
     def drift(self, subsystem: str, count: int) -> None:
         """So many things of it were put back that others had changed."""
         if count:
