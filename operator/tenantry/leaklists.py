@@ -8,7 +8,7 @@ import logging
 import time
 
 from tenantry import identifiers, pauses
-from tenantry.api import DataRegion
+from tenantry.api import DataRegion, Reason
 from tenantry.backends.connection import ApiError
 from tenantry.backends.errors import BackendError
 from tenantry.backends.kinds import TENANT
@@ -92,13 +92,11 @@ class LeakLists:
             try:
                 changed, mended = await backends.postgres.sync_leaks(wanted, things)
             except BackendError as error:
-                logger.warning("Database %s: the leak list can't be written: %s", _named(place, things), error.message)
+                level = logging.DEBUG if error.reason is Reason.WAITING else logging.WARNING
+                database = things.database if things else place[2]
+                logger.log(level, "Database %s: the leak list can't be written: %s", database, error.message)
                 continue
             if mended or (changed and before.get(uid) == wanted.digest):
                 self._metrics.drift.labels("leaks").inc()
             self._written[place][uid] = wanted.digest
         return len(self._written[place]) == len(homes)
-
-
-def _named(place: Place, things: Things | None) -> str:
-    return things.database if things else place[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,6 +101,7 @@ class World:
         self.metrics = Metrics()
         self.written: list[tuple[Leaks, str]] = []
         self.refused: set[str] = set()
+        self.reason = Reason.DATABASE_UNAVAILABLE
         self.answer = (True, False)
         self.now = 100.0
         postgres = SimpleNamespace(sync_leaks=self._sync)
@@ -116,7 +118,7 @@ class World:
     async def _sync(self, wanted: Leaks, things: Any) -> tuple[bool, bool]:
         where = things.database if things else ""
         if where in self.refused:
-            raise BackendError(Reason.DATABASE_UNAVAILABLE, "PostgreSQL does not answer")
+            raise BackendError(self.reason, "PostgreSQL does not answer")
         self.written.append((wanted, where))
         return self.answer
 
@@ -180,6 +182,20 @@ async def test_a_tenant_with_a_database_of_its_own_has_a_copy(world: World) -> N
     world.view.put(TENANT, deleted)
     assert await world.write() == [""], "a database that is being dropped is let alone"
     assert names.bare(samples.uid("own")) in world.written[0][0].rows.values(), "its data is still there"
+
+
+@pytest.mark.parametrize("reason", [Reason.WAITING, Reason.DATABASE_UNAVAILABLE])
+async def test_where_no_tenant_is_there_yet_it_waits_quietly(
+    world: World, caplog: pytest.LogCaptureFixture, reason: Reason
+) -> None:
+    world.refused, world.reason = {""}, reason
+    caplog.set_level(logging.INFO)
+    assert await world.write() == []
+    assert bool(caplog.records) == (reason is not Reason.WAITING)
+    world.refused = set()
+    assert await world.write() == []
+    world.now += leaklists.RETRY_SECONDS + 1
+    assert await world.write() == [""]
 
 
 async def test_regions_of_one_database_share_a_list_and_others_do_not(world: World) -> None:

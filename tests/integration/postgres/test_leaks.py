@@ -7,12 +7,15 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from dev.cluster import postgres
 from tenantry.api.conditions import Reason
 from tenantry.backends.errors import BackendError
 from tenantry.backends.postgres import PostgresBackend
+from tenantry.backends.postgres.deadline import Connection
+from tenantry.backends.postgres.leaks import sync
 from tenantry.desired.postgres.leaks import Leaks
 from tenantry.desired.postgres.things import Things
 from tenantry_runtime.config import LEAKS_CHANNEL, leak_hash
@@ -78,11 +81,46 @@ async def test_runtimes_read_it_and_nobody_writes_it(backend: PostgresBackend, t
 async def test_no_connection_is_kept_that_held_the_whole_list(backend: PostgresBackend, tenant: Tenant) -> None:
     """libpq's buffers never shrink: each would hold as much as the list once took."""
     await backend.ensure(tenant.plan())
-    kept = list(backend._connections._idle)
+    before = list(backend._connections._idle)
     many = [f"word {number}" for number in range(1000)]
     assert await backend.sync_leaks(leaks(*many), home(tenant)) == (True, False)
     assert len(owners(tenant)) == 1000
-    assert backend._connections._idle == kept
+    assert backend._connections._idle == (before if home(tenant) else before[:-1])
+
+
+async def test_a_look_opens_no_connection_of_its_own(
+    backend: PostgresBackend, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    really = backend._connections._open
+
+    async def opening(database: str) -> Connection:
+        opened.append(database)
+        return await really(database)
+
+    await backend.ensure(tenant.plan())
+    wanted = leaks("tenant-one")
+    assert await backend.sync_leaks(wanted, home(tenant)) == (True, False)
+    assert await backend.sync_leaks(wanted, home(tenant)) == (False, False)
+    monkeypatch.setattr(backend._connections, "_open", opening)
+    assert await backend.sync_leaks(wanted, home(tenant)) == (False, False)
+    assert opened == ([tenant.database] if home(tenant) else [])
+
+
+async def test_it_waits_for_the_first_tenant(server: postgres.Server, backend: PostgresBackend) -> None:
+    """Without one there is no role that could read it."""
+    reader = f"nobody_{uuid.uuid4().hex}"
+    for _ in range(2):
+        with pytest.raises(BackendError) as raised:
+            await sync(backend._connections, leaks("tenant-one"), postgres.DATABASE, reader)
+        assert raised.value.reason is Reason.WAITING
+    assert server.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'tenantry_shared'", dbname=postgres.DATABASE) == []
+    server.sql(sql.SQL("CREATE ROLE {}").format(sql.Identifier(reader)))
+    try:
+        assert await sync(backend._connections, leaks("tenant-one"), postgres.DATABASE, reader) == (True, False)
+    finally:
+        server.sql("DROP SCHEMA tenantry_shared CASCADE", dbname=postgres.DATABASE)
+        server.sql(sql.SQL("DROP ROLE {}").format(sql.Identifier(reader)))
 
 
 async def test_what_is_as_it_should_be_is_not_written(server: postgres.Server, tenant: Tenant) -> None:
@@ -97,7 +135,7 @@ async def test_what_is_as_it_should_be_is_not_written(server: postgres.Server, t
     assert version(tenant) == before
     statements.clear()
     assert await backend.sync_leaks(leaks("tenant-one", "tenant-three"), home(tenant)) == (True, False)
-    assert len(statements) == 2, "one look and one statement, whatever changed"
+    assert len(statements) == 3, "a look at the schema, one at the rows, and one statement, whatever changed"
     assert owners(tenant) == ["owner of tenant-one", "owner of tenant-three"]
     assert version(tenant) > before
     await backend.close()

@@ -76,6 +76,8 @@ class Session:
         self._connection = connection
         self._fence = fence or Fence()
         self._warnings: list[str] = []
+        self.keep = True
+        """False: the connection is closed afterwards, and nobody has it again."""
         connection.add_notice_handler(self._notice)
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
@@ -197,13 +199,10 @@ class Connections:
         self._trimming: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
-    async def use(self, database: str | None = None, *, large: bool = False) -> AsyncIterator[Session]:
+    async def use(self, database: str | None = None) -> AsyncIterator[Session]:
         """A session of the admin's in `database`, else in the application database.
 
         A task that holds one must not ask for a second without `pairs`: that could wait for itself.
-
-        `large`: for a statement of megabytes.  libpq keeps the buffer of the largest for as long as the connection
-        lives, so none is kept that had it.
         """
         try:
             async with asyncio.timeout(PLACE_SECONDS):
@@ -211,14 +210,14 @@ class Connections:
         except TimeoutError:
             raise errors.slow(PLACE_SECONDS) from None
         try:
-            keep = database in (None, self.admin.database) and not large
-            connection = (self._take() if keep else None) or await self._open(database or self.admin.database)
+            ours = database in (None, self.admin.database)
+            connection = (self._take() if ours else None) or await self._open(database or self.admin.database)
             session = Session(connection, self._fence)
             try:
                 yield session
             finally:
                 session.detach()
-                if keep and session.idle:
+                if ours and session.keep and session.idle:
                     self._idle.append((connection, time.monotonic()))
                     self._trim()
                 else:
@@ -294,11 +293,9 @@ class Connections:
             raise errors.connecting(error) from None
 
     async def close(self) -> None:
-        if self._trimming:
-            self._trimming.cancel()
-            self._trimming = None
         while self._idle:
             await self._idle.pop()[0].close()
+        self._trim()  # nothing is left to wait for
 
 
 def _as(maker: str | None, correction: Correction) -> Iterable[Statement]:

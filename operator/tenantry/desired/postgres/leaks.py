@@ -11,6 +11,7 @@ The runtimes' logins read both.  A tenant's own login, which connects through th
 that holds the key is for the runtimes, so that nobody tries a list of words on them.
 """
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,9 +42,17 @@ class Leaks:
     """Owners (UIDs without dashes) whose identifiers are not known now: what is there of them stays."""
 
     @cached_property
+    def listed(self) -> bytes:
+        """Digest of the rows, as LISTED makes it."""
+        digest = hashlib.sha256()
+        for one, owner in sorted(self.rows.items()):
+            digest.update(one + owner.encode())
+        return digest.digest()
+
+    @property
     def digest(self) -> int:
-        """For comparison within one process."""
-        return hash((frozenset(self.rows.items()), self.lengths, self.key, frozenset(self.kept)))
+        """Of all of it, for comparison within one process."""
+        return hash((self.listed, self.lengths, self.key, frozenset(self.kept)))
 
 
 _LIST = sql.Identifier(SCHEMA, IDENTIFIERS)
@@ -94,6 +103,9 @@ FROM pg_namespace n WHERE n.nspname = {{schema}}
 privilege, grantable), and its tables."""
 
 
+READER = sql.SQL("SELECT 1 FROM pg_roles WHERE rolname = %(reader)s")
+
+
 def ours(row: tuple[Any, ...]) -> bool:
     return bool(row[0] == COMMENT and row[1] and all(table["ours"] for table in row[3].values()))
 
@@ -122,6 +134,22 @@ def corrections(row: tuple[Any, ...] | None, reader: str) -> list[Correction]:
 
 def _granted(target: sql.Composable, wanted: tuple[str, str], seen: list[list[Any]]) -> Iterator[Statement]:
     yield from grants(target, {wanted}, frozenset((a, b, c) for a, b, c in seen))
+
+
+LISTED = sql.SQL("""
+SELECT (SELECT sha256(coalesce(string_agg(hash || convert_to(owner, 'UTF8'), '' ORDER BY hash), ''))
+  FROM {list} WHERE owner <> ALL(%(kept)s::text[])), key, lengths
+FROM {settings}
+""").format(list=_LIST, settings=_SETTINGS)
+"""At most one row: a digest of the list without what is kept, the key, and the lengths."""
+
+
+def holds(wanted: Leaks, rows: list[tuple[Any, ...]]) -> bool:
+    """Whether LISTED saw what is wanted, so that SYNC would change nothing."""
+    for listed, key, lengths in rows:
+        known = {*wanted.lengths, *(lengths if wanted.kept else ())}
+        return (listed, key, lengths) == (wanted.listed, wanted.key, sorted(known))
+    return False
 
 
 SYNC = sql.SQL("""
