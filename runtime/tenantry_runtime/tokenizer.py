@@ -2,8 +2,7 @@
 
 The vocabularies are OpenAI's and come inside the wheel (rs-bpe, which holds GitHub's `bpe`: its time is linear in
 the text whatever that is, at most 70 ms for 1 MB, and Python's lock is free meanwhile).  They are loaded when they
-are first needed: 33 MB for o200k, 16 MB for cl100k, and about as much again in pages of the library's file, which
-the Pods of a node share and the kernel may drop.
+are first needed: 33 MB for o200k, 16 MB for cl100k; as much again in pages of the library's file is given back then.
 
 What is taken before a call is never counted so: a reservation has to cover all that a call can use, so that the
 bytes of the text stand for its tokens there (see `tokens`).
@@ -15,11 +14,12 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import orjson
 
-from tenantry_runtime import tokens
+from tenantry_runtime import pages, tokens
 from tenantry_runtime.ledger import Usage
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,10 @@ def encoding_of(model: str) -> str:
 
 @functools.cache
 def _counter(encoding: str) -> Callable[[str], int]:
-    from rs_bpe import openai
+    import rs_bpe.bpe
 
-    count: Callable[[str], int] = getattr(openai, encoding)().count
+    count: Callable[[str], int] = getattr(rs_bpe.openai, encoding)().count
+    pages.drop(Path(rs_bpe.bpe.__file__).resolve())
     return count
 
 
