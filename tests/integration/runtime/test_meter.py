@@ -397,6 +397,25 @@ def test_expiry_and_settlements_of_one_transaction_never_wait_for_each_other(sta
     assert meter.sql("SELECT count(*) FROM meter") == [(1,)]
 
 
+def test_a_settlement_tried_again_beside_itself_waits_in_no_circle(stack: Stack, meter: Meter) -> None:
+    """The first of one transaction holds the meter, as `line.py` writes them; the second is tried again elsewhere."""
+    first, *_ = meter.reserve()
+    second, *_ = meter.reserve()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    with stack.postgres.connect(dbname="tenantry") as other, ThreadPoolExecutor(1) as pool:
+        ((schema,),) = meter.sql("SELECT current_schema()")
+        other.execute(f"SET search_path = {schema}".encode())
+        with meter.connection.transaction():
+            meter.settle(first, 10, 10, 500)
+            again = pool.submit(Meter(other).settle, second, 10, 10, 300)
+            eventually(lambda: meter.sql(waits, (other.info.backend_pid,)) == [(1,)])
+            assert meter.settle(second, 10, 10, 300)
+        assert again.result(60)  # it was settled meanwhile, once
+    assert meter.row()["month_nano"] == 800
+    assert meter.sql("SELECT count(*) FROM audit WHERE phase = 'outcome'") == [(2,)]
+    assert not meter.settle(uuid.uuid4())
+
+
 OLD_RESERVE = """
 SELECT outcome FROM reserve(%s, 'key', 'default', 'user', 'chat', 'gpt', 1, true, 100, 200, 32, 1, 0, 1000, 10, 'p1',
                             60, 'UTC', 10, 1000, NULL, NULL, NULL)
