@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tenantry.api.base import ApiModel, Condition, Resource, duration_rules, rule, rules
+from tenantry.api.base import UNSEEN, ApiModel, Condition, Resource, condition_list, duration_rules, rule, rules
 
 Scope = Literal["chat", "embeddings", "documents", "conversations", "usage", "audit", "admin"]
 DEFAULT_SCOPES: tuple[Scope, ...] = ("chat", "embeddings", "documents")
@@ -77,12 +77,7 @@ class AccessKeyStatus(ApiModel):
     previous_until: datetime | None = Field(
         default=None, description="Until when the key before still works; it does not if unset."
     )
-    conditions: tuple[Condition, ...] = Field(
-        default=(),
-        max_length=16,
-        description="What holds, as kstatus reads it; docs/reasons.md explains each reason.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-    )
+    conditions: tuple[Condition, ...] = condition_list(16)
 
 
 class AccessKey(Resource):
@@ -103,14 +98,7 @@ class AccessKey(Resource):
     root_rules: ClassVar[tuple[dict[str, str], ...]] = (
         rule("self.metadata.name.size() <= 53", "metadata.name must have at most 53 characters"),
     )
-    default_status: ClassVar[dict[str, Any] | None] = {
-        "conditions": [
-            {
-                "type": "Ready", "status": "Unknown", "reason": "Pending",
-                "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z",
-            }
-        ]
-    }  # fmt: skip
+    default_status: ClassVar[dict[str, Any] | None] = UNSEEN
 
     spec: AccessKeySpec = Field(
         default=AccessKeySpec(),

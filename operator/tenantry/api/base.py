@@ -78,6 +78,27 @@ class Condition(ApiModel):
     observed_generation: int | None = Field(default=None, description="The metadata.generation that this was seen for.")
 
 
+def condition_list(most: int) -> Any:
+    """The field of a status."""
+    return Field(
+        default=(),
+        max_length=most,
+        description="What holds, as kstatus reads it; docs/reasons.md explains each reason.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+UNSEEN: dict[str, Any] = {
+    "conditions": [
+        {
+            "type": "Ready", "status": "Unknown", "reason": "Pending",
+            "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }
+    ]
+}  # fmt: skip
+"""The status of what the operator has not looked at yet: tools that wait for Ready go on waiting."""
+
+
 class Meta(ApiModel):
     """The part of ObjectMeta that the operator reads."""
 

@@ -10,11 +10,13 @@ from tenantry import names
 from tenantry.api.base import (
     DNS_LABEL,
     DNS_SUBDOMAIN,
+    UNSEEN,
     ApiModel,
     Condition,
     Jurisdiction,
     ModelName,
     Resource,
+    condition_list,
     duration_rules,
     rule,
     rules,
@@ -402,12 +404,7 @@ class TenantStatus(ApiModel):
     observed_generation: int | None = Field(
         default=None, description="The metadata.generation that the operator last acted on."
     )
-    conditions: tuple[Condition, ...] = Field(
-        default=(),
-        max_length=32,
-        description="What holds, as kstatus reads it; docs/reasons.md explains each reason.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-    )
+    conditions: tuple[Condition, ...] = condition_list(32)
     tier: str = Field(default="", max_length=63, description="The tier in force.")
     region: str = Field(default="", max_length=63, description="The region in force.")
     endpoint: str = Field(default="", max_length=255, description="Base URL for the official openai SDK.")
@@ -457,14 +454,7 @@ class Tenant(Resource):
             "metadata.name must be a DNS label: lower-case letters, digits and hyphens",
         ),
     )
-    default_status: ClassVar[dict[str, Any] | None] = {
-        "conditions": [
-            {
-                "type": "Ready", "status": "Unknown", "reason": "Pending",
-                "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z",
-            }
-        ]
-    }  # fmt: skip
+    default_status: ClassVar[dict[str, Any] | None] = UNSEEN
 
     spec: TenantSpec = Field(
         json_schema_extra=rules(
