@@ -45,13 +45,9 @@ class LeakLists:
 
     async def keep(self) -> None:
         """For ever."""
-        while True:
-            began = time.monotonic()
-            try:
-                await self.write()
-            except Exception:  # else the whole operator would end with it
-                logger.exception("The leak lists could not be kept; it is tried again")
-            await asyncio.sleep(pauses.about(max(PAUSE_SECONDS, SHARE * (time.monotonic() - began))))
+        await pauses.for_ever(
+            self.write, lambda took: max(PAUSE_SECONDS, SHARE * took), "The leak lists could not be kept"
+        )
 
     async def write(self) -> None:
         """What has changed, and what was not looked at for long."""

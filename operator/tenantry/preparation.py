@@ -38,12 +38,7 @@ class Preparation:
 
     async def keep(self) -> None:
         """For ever."""
-        while True:
-            try:
-                await self.prepare()
-            except Exception:  # else the whole operator would end with it
-                logger.exception("The regions could not be prepared; it is tried again")
-            await asyncio.sleep(pauses.about(LOOK_SECONDS))
+        await pauses.for_ever(self.prepare, lambda _: LOOK_SECONDS, "The regions could not be prepared")
 
     async def prepare(self) -> None:
         """Each region that is new or changed, where some tier's tenants share a collection."""

@@ -31,10 +31,8 @@ async def purge(view: View, regions: Regions, metrics: Metrics) -> None:
 
 
 async def keep_purging(view: View, regions: Regions, metrics: Metrics, seconds: float) -> None:
-    """For ever, about every `seconds`."""
-    while True:
-        await asyncio.sleep(pauses.about(seconds))
-        try:
-            await purge(view, regions, metrics)
-        except Exception:  # else the whole operator would end with it
-            logger.exception("The archives of audits could not be purged; it is tried again")
+    """For ever, about every `seconds`; not at once, when everything else begins too."""
+    await asyncio.sleep(pauses.about(seconds))
+    await pauses.for_ever(
+        lambda: purge(view, regions, metrics), lambda _: seconds, "The archives of audits could not be purged"
+    )
