@@ -11,7 +11,7 @@ import hashlib
 import logging
 import secrets
 import weakref
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,7 @@ from tenantry_runtime.chat_request import ChatRequest
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.flight import Flight
 from tenantry_runtime.retrieval import SETTLING_SECONDS, Hit, State
-from tenantry_runtime.store import StoreUnavailableError
+from tenantry_runtime.store import Row, StoreUnavailableError
 
 if TYPE_CHECKING:
     from tenantry_runtime.call import Call
@@ -84,6 +84,10 @@ class Ticket:
     fresh: bool
     state: State | None = None
     flight: Flight | None = None
+
+
+Reserve = Callable[[tuple[Any, ...]], Awaitable[Row]]
+"""Runs look_and_reserve (migration 0013), given its first three values; the first four columns of its row."""
 
 
 @dataclass
@@ -174,12 +178,16 @@ class ResponseCache:
         self._storing = False
         self._rows = self._bytes = 0  # stored since the last sweep
         self._full = asyncio.Event()
+        self.documents = False
+        """Whether the tenant had documents to be searched when that was last looked at."""
 
-    async def find(self, call: "Call", ticket: Ticket) -> Found | None:
+    async def find(self, call: "Call", ticket: Ticket, reserve: Reserve | None = None) -> Found | None:
         """The answer, where there is one, or where another request is about to have it; also learns the state.
 
-        Without one the ticket may lead a flight: then `keep` or `give_up` must follow.  Raises
-        StoreUnavailableError.
+        `reserve` looks in the place of `look`, and reserves the call at once where there is nothing to be found.
+
+        Without an answer the ticket may lead a flight: then `keep` or `give_up` must follow.  Raises
+        StoreUnavailableError, and what `reserve` raises.
         """
         # Before the look-up: an answer is in the table before its flight is taken off the board.
         flight = None if ticket.fresh else self._flights.get(ticket.key)
@@ -188,7 +196,10 @@ class ResponseCache:
         elif flight is not None and self._waiting >= MAX_WAITING:
             flight = None
         if flight is None:
-            return await self._look(call, ticket)
+            if reserve is None:
+                return await self._look(call, ticket)
+            key = None if ticket.fresh else ticket.key
+            return self._seen(ticket, await reserve((key, call.configuration.cache.ttl_seconds, SETTLING_SECONDS)))
         flight.join()
         self._waiting += 1
         try:
@@ -204,10 +215,11 @@ class ResponseCache:
 
     async def _look(self, call: "Call", ticket: Ticket) -> Found | None:
         rows = await call.ask(_LOOK, (ticket.key, call.configuration.cache.ttl_seconds))
-        if not rows:
-            return None
-        row = rows[0]
+        return self._seen(ticket, rows[0]) if rows else None
+
+    def _seen(self, ticket: Ticket, row: Row) -> Found | None:
         ticket.state = State(*row[:3])
+        self.documents = ticket.state.documents
         if ticket.flight:
             ticket.flight.version = self._version(ticket)
         if row[3] is None or ticket.fresh:

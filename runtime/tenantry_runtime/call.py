@@ -93,11 +93,20 @@ class Call:
 
         Raises the refusal (413, 429) or StoreUnavailableError: then the call must not be made.
         """
-        event = event or self.event
+        event = self._about(need, event or self.event)
+        return await self.service.ledger.reserve(self.configuration, self.caller, need, event)
+
+    async def look_and_reserve(self, look: tuple[Any, ...], need: Need) -> tuple[Row, Reservation | None]:
+        """As `reserve`, unless a look into the cache finds the answer: see `Ledger.look_and_reserve`."""
+        self.queries += 1
+        event = self._about(need, self.event)
+        return await self.service.ledger.look_and_reserve(look, self.configuration, self.caller, need, event)
+
+    def _about(self, need: Need, event: Event) -> Event:
         if event.resource_type == "model":
             event.resource_id = need.model
         event.basic |= {"model": need.model, "prices": self.configuration.prices_version}
-        return await self.service.ledger.reserve(self.configuration, self.caller, need, event)
+        return event
 
     async def settle(self, reservation: Reservation, usage: Usage | Uncounted, *, released: bool = False) -> None:
         """Settle a reservation of this request's, to the end even where the request is cancelled meanwhile.

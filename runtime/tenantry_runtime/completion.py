@@ -17,6 +17,7 @@ from tenantry_runtime.ledger import Need, Reservation, Usage
 from tenantry_runtime.prompt import Passage
 from tenantry_runtime.provider import NotSentError, usage_of
 from tenantry_runtime.retrieval import MAX_QUESTION, Hit, State, search
+from tenantry_runtime.store import Row
 from tenantry_runtime.tokenizer import Produced, Unsaid
 
 MAX_CONTEXT = 4000
@@ -68,10 +69,17 @@ async def prepare(call: Call, request: ChatRequest) -> Prepared:
     ticket = cache.ticket(call, request)
     if ticket is None:
         return await _prepare(call, request, None, thread)
+    early = _Early(call, request)
     try:
-        found = await call.service.cache.find(call, ticket)
+        call.event.basic["cache"] = "miss"  # for the intent row of a call that is reserved with the look
+        found = await call.service.cache.find(call, ticket, early.reserve if early.fits() else None)
         result = call.event.basic["cache"] = "miss" if found is None else "hit"
-        prepared = await (_prepare(call, request, ticket) if found is None else _found(call, request, found))
+        if found is not None:
+            prepared = await _found(call, request, found)
+        elif early.reservation:
+            prepared = _prepared(call, early.draft, early.reservation, ticket)
+        else:
+            prepared = await _prepare(call, request, ticket)
     except BaseException:
         call.service.cache.give_up(ticket)
         raise
@@ -99,33 +107,77 @@ async def _prepare(
     call: Call, request: ChatRequest, ticket: Ticket | None, thread: threads.Thread | None = None
 ) -> Prepared:
     hits, searched = await _retrieve(call, request, ticket.state if ticket else None)
+    draft = _draft(call, request, hits, searched)
+    return _prepared(call, draft, await call.reserve(draft.need), ticket, thread)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A call before it is reserved: the provider's body, the passages that it holds, and the most that it can use."""
+
+    request: ChatRequest
+    body: dict[str, Any]
+    hits: list[Hit]
+    need: Need
+
+
+def _draft(call: Call, request: ChatRequest, hits: list[Hit], searched: int) -> _Draft:
+    """`searched`: as `_retrieve` says it."""
     passages = _passages(call.configuration, hits)
     system = prompt.system_prompt(call.configuration, passages)
     body = request.upstream(system, request.max_tokens, end_user(call))
     estimate, bound = tokens.prompt_size(body)
     _describe(call, request, hits)
-    reservation = await call.reserve(
-        Need(
-            kind="chat",
-            model=request.model,
-            input_tokens=estimate,
-            input_bound=bound,
-            output_tokens=request.max_tokens,
-            choices=request.choices,
-            requests=0 if searched else 1,  # the search for its documents has been counted as the request
-            again=searched,
-            streamed=request.stream,
-        )
+    need = Need(
+        kind="chat",
+        model=request.model,
+        input_tokens=estimate,
+        input_bound=bound,
+        output_tokens=request.max_tokens,
+        choices=request.choices,
+        requests=0 if searched else 1,  # the search for its documents has been counted as the request
+        again=searched,
+        streamed=request.stream,
     )
+    return _Draft(request, body, hits[: len(passages)], need)
+
+
+def _prepared(
+    call: Call,
+    draft: _Draft,
+    reservation: Reservation,
+    ticket: Ticket | None,
+    thread: threads.Thread | None = None,
+) -> Prepared:
+    request, body, hits = draft.request, draft.body, draft.hits
     body[request.tokens_field] = reservation.granted
     headers = {**reservation.headers, "x-tenantry-max-tokens": str(reservation.granted)}
     if request.temperature is not None:
         headers["x-tenantry-temperature"] = f"{request.temperature:g}"
     if thread:
         headers |= thread.headers()
-        thread.cite({hit.file_id: hit.filename for hit in hits[: len(passages)]})
+        thread.cite({hit.file_id: hit.filename for hit in hits})
         call.queries += 1  # the one that adds the answer, after the settlement which pays for it
-    return Prepared(request, reservation, headers, body, hits[: len(passages)], ticket, thread=thread)
+    return Prepared(request, reservation, headers, body, hits, ticket, thread=thread)
+
+
+class _Early:
+    """Reserves a call that finds no documents together with the look into the cache."""
+
+    def __init__(self, call: Call, request: ChatRequest) -> None:
+        self._call, self._request = call, request
+        self.reservation: Reservation | None = None
+
+    def fits(self) -> bool:
+        """Whether that is worth trying: it is not where documents are going to be searched."""
+        wish = self._request.retrieval
+        return wish is None or (wish.stores is None and not self._call.service.cache.documents)
+
+    async def reserve(self, look: tuple[Any, ...]) -> Row:
+        self.draft = _draft(self._call, self._request, [], 0)
+        searches = self._request.retrieval is not None and bool(self._request.question().strip())
+        row, self.reservation = await self._call.look_and_reserve((*look, searches), self.draft.need)
+        return row
 
 
 def _describe(call: Call, request: ChatRequest, hits: Sequence[Hit]) -> None:

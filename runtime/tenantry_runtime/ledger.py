@@ -1,7 +1,7 @@
 """The ledger's client: reserve before a call, settle after it, record what reached no model.
 
-The arithmetic is in the database (migrations 0002 and 0006), so that all replicas share it and its clock.  Each
-statement writes the audit's row in the same transaction.
+The arithmetic is in the database (migrations 0002, 0006, 0012 and 0013), so that all replicas share it and its clock.
+Each statement writes the audit's row in the same transaction.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from tenantry_runtime.store import Row, Store, StoreUnavailableError
 log = logging.getLogger(__name__)
 
 
-_RESERVE = function(
-    "outcome, granted, wait, fits, requests_left, requests_size, tokens_left, tokens_size", "reserve_call", 30
-)
+_OUTCOME = "outcome, granted, wait, fits, requests_left, requests_size, tokens_left, tokens_size"
+_RESERVE = function(_OUTCOME, "reserve_call", 30)
+_LOOK_AND_RESERVE = function(f"documents, settling, changed_at, answer, {_OUTCOME}", "look_and_reserve", 34)
 _SETTLE = function("settle_call", "settle_call", 20)
 
 _NONE: list[Row] = [(False,)]
@@ -147,6 +147,26 @@ class Ledger:
 
         Raises the refusal (413, 429) or StoreUnavailableError.
         """
+        reservation, values = self._request(configuration, caller, need, event)
+        row = await self._begin(reservation, _RESERVE, values, need.streamed)
+        return self._granted(reservation, values, row)
+
+    async def look_and_reserve(
+        self, look: tuple[Any, ...], configuration: Configuration, caller: Caller, need: Need, event: Event
+    ) -> tuple[Row, Reservation | None]:
+        """As `reserve`, where a look into the cache finds nothing: its row, and the reservation, if there is one.
+
+        `look`, its row, and where nothing is reserved: see look_and_reserve in migration 0013.
+        """
+        reservation, values = self._request(configuration, caller, need, event)
+        row = await self._begin(reservation, _LOOK_AND_RESERVE, (*look, *values), need.streamed)
+        seen, outcome = row[:4], row[4:]
+        return seen, self._granted(reservation, values, outcome) if outcome[0] else None
+
+    def _request(
+        self, configuration: Configuration, caller: Caller, need: Need, event: Event
+    ) -> tuple[Reservation, tuple[Any, ...]]:
+        """A reservation that is still to be made, and the values of `_RESERVE` that make it."""
         price = configuration.prices.get(need.model)
         if price is None:
             raise errors.forbidden(f"The model {need.model} has no price here, so it is not served.", "no_price")
@@ -182,7 +202,10 @@ class Ledger:
             *event.columns(),
             audit.encoded(details),
         )
-        row = await self._reserve(reservation, values, need.streamed)
+        return reservation, values
+
+    def _granted(self, reservation: Reservation, values: tuple[Any, ...], row: Row) -> Reservation:
+        configuration, event = reservation.configuration, reservation.event
         outcome, reservation.granted, wait, fits, *levels = row
         left = limits.Left(*levels)
         reservation.headers = limits.limit_headers(left)
@@ -193,9 +216,9 @@ class Ledger:
         self.refused[outcome] = self.refused.get(outcome, 0) + 1
         raise limits.refusal(configuration.limits, outcome, wait, fits, left, reservation.headers)
 
-    async def _reserve(self, reservation: Reservation, values: tuple[Any, ...], hurry: bool) -> Row:
+    async def _begin(self, reservation: Reservation, statement: str, values: tuple[Any, ...], hurry: bool) -> Row:
         try:
-            (row,), reservation.kept = await self._store.begin(_RESERVE, values, hurry)
+            (row,), reservation.kept = await self._store.begin(statement, values, hurry)
         except (StoreUnavailableError, UniqueViolation) as error:
             # It may have been written although the answer was lost: then it is given back, not kept.
             reservation.event.intended = True

@@ -41,6 +41,7 @@ FUNCTIONS: tuple[str, ...] = (
     "reserve_call",
     "settle_call",
     "record_request",
+    "look_and_reserve",
 )
 """Functions that the runtime's group role may EXECUTE; none is overloaded, so the name is enough."""
 
