@@ -1,6 +1,7 @@
 """The way of one chat request, which all routes that ask a chat model share: `prepare`, then `whole` or `stream`."""
 
 import hashlib
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,7 +31,8 @@ class Prepared:
 
     `body` is what the provider is sent, `hits` the passages that it holds, `headers` what the answer carries.
     `ticket`: the answer may be kept for others; `answer`: it was found there, and nothing is left to be settled.
-    `thread`: the conversation that the answer is added to.
+    `thread`: the conversation that the answer is added to.  `ahead`: of a stream, the chunks after the present one that
+    are there already, where that is known.
     """
 
     request: ChatRequest
@@ -41,6 +43,7 @@ class Prepared:
     ticket: Ticket | None = None
     answer: dict[str, Any] | None = None
     thread: threads.Thread | None = None
+    ahead: Sequence[Chunk] = ()
 
     def told(self) -> dict[str, Any]:
         """What the client is told of the way to its answer, under `tenantry`."""
@@ -283,7 +286,9 @@ async def stream(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
     """
     told: dict[str, Any] | None = {"tenantry": prepared.told()}
     if prepared.answer is not None:
-        for chunk in assembly.chunks(prepared.answer):
+        prepared.ahead = ready = deque(assembly.chunks(prepared.answer))
+        while ready:
+            chunk = ready.popleft()
             yield chunk | told if told else chunk
             told = None
         return
@@ -315,4 +320,5 @@ def _chunks(call: Call, prepared: Prepared) -> AsyncGenerator[Chunk, None]:
         _keep(call, prepared, answer)
 
     flight, pieces = prepared.ticket.flight or Flight(), assembly.Assembly(cache.MAX_ANSWER)
+    prepared.ahead = flight.ahead
     return carried(flight, chunks, pieces, ended, call.service.finish)

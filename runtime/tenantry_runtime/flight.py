@@ -18,11 +18,15 @@ AHEAD_FOR_OTHERS = 4096
 
 
 class Flight:
-    """A call under way.  `version`: of the documents that it answers from; `waiting`: how many wait for it."""
+    """A call under way.  `version`: of the documents that it answers from; `waiting`: how many wait for it.
+
+    `ahead`: a stream's chunks that have come and were not yielded yet.
+    """
 
     def __init__(self) -> None:
         self.version: datetime | None = None
         self.waiting = 0
+        self.ahead: deque[Chunk] = deque()
         self.moved = asyncio.Event()
         self._answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
@@ -58,7 +62,7 @@ async def carried(
     Where the client leaves (this generator is closed) while others wait, the task goes on to the end; where nobody
     waits, the source is closed at once.  `at_end` is called with the answer, or None where there is no whole one.
     """
-    ready: deque[Chunk] = deque()
+    ready = flight.ahead
     news = asyncio.Event()
     gone = False
 

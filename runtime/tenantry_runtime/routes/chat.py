@@ -10,8 +10,12 @@ from starlette.responses import Response
 from tenantry_runtime import chat_request, completion, filters
 from tenantry_runtime.answers import json_answer
 from tenantry_runtime.call import Call
+from tenantry_runtime.completion import Prepared
 from tenantry_runtime.endpoint import Endpoint
 from tenantry_runtime.streaming import EventStream
+
+TOGETHER = 64
+"""Events that are sent as one piece at most."""
 
 
 async def create_completion(call: Call) -> Response:
@@ -19,20 +23,31 @@ async def create_completion(call: Call) -> Response:
     prepared = await completion.prepare(call, request)
     if not request.stream:
         return json_answer(await completion.whole(call, prepared), prepared.headers)
-    events = _events(completion.stream(call, prepared), request.include_usage)
+    events = _events(completion.stream(call, prepared), prepared)
     return await EventStream.started(events, prepared.headers)
 
 
-async def _events(chunks: AsyncGenerator[dict[str, Any], None], include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """The client's events, the last one ``[DONE]``; the SDK raises for one with `error`."""
+async def _events(chunks: AsyncGenerator[dict[str, Any], None], prepared: Prepared) -> AsyncGenerator[bytes, None]:
+    """The client's events, the last one ``[DONE]``; the SDK raises for one with `error`.
+
+    What has come together goes on together.
+    """
+    held: list[bytes] = []
     async with aclosing(chunks):
         async for chunk in chunks:
-            if "usage" in chunk and not include_usage:
-                if not chunk.get("choices"):
-                    continue  # the one that is only for us
-                chunk = {name: value for name, value in chunk.items() if name != "usage"}
-            yield b"data: " + orjson.dumps(chunk) + b"\n\n"
+            if (shown := _shown(chunk, prepared.request.include_usage)) is not None:
+                held.append(b"data: " + orjson.dumps(shown) + b"\n\n")
+            if held and (not prepared.ahead or len(held) == TOGETHER):
+                yield b"".join(held)
+                held.clear()
     yield b"data: [DONE]\n\n"
+
+
+def _shown(chunk: dict[str, Any], include_usage: bool) -> dict[str, Any] | None:
+    """The chunk without a usage that was not asked for; None where it is only for us."""
+    if include_usage or "usage" not in chunk:
+        return chunk
+    return {name: value for name, value in chunk.items() if name != "usage"} if chunk.get("choices") else None
 
 
 ROUTES = (
