@@ -68,7 +68,7 @@ class Call:
 
     async def identify(self, headers: Mapping[str, str]) -> Asked:
         """Say whose key these headers present, and when on the database's clock.  Raises the refusal."""
-        asked = await keys.look_up(headers, self.service.store)
+        asked = await self.service.keys.look_up(headers)
         self.arrived = asked.at
         self.caller = asked.caller or self.caller  # of a key that has expired, too: the audit names it
         self.caller = keys.acting(headers, asked)

@@ -1,9 +1,12 @@
-"""Who is asking: an access key, looked up by its hash on every request, so that a deleted key is refused at once."""
+"""Who is asking: an access key, looked up by its hash, and remembered for less than the second within which a key that
+was deleted, changed or has expired must be refused on every replica.
+"""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from tenantry_runtime import errors
 from tenantry_runtime.config import key_sha256
@@ -11,6 +14,10 @@ from tenantry_runtime.store import Store
 
 USER_HEADER = "x-tenantry-user"
 """Names the end user for whom a key acts; heard only where the key may do so."""
+
+REMEMBERED_SECONDS = 0.5
+"""For which a valid key is not looked up again; the operator's notice of a change ends it at once."""
+MOST_REMEMBERED = 1000
 
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 _KEY = """
@@ -56,16 +63,37 @@ def presented(headers: Mapping[str, str]) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-async def look_up(headers: Mapping[str, str], store: Store) -> Asked:
-    """Who presents a key.  Raises StoreUnavailableError.
+class Keys:
+    """The table of the tenant's keys, and those that were valid a moment ago."""
 
-    The same work is done for every key, well-formed or not: one hash and one look-up by it.
-    """
-    (row,) = await store.ask(_KEY, (key_sha256(presented(headers)),))
-    at, uid, name, own_user, scopes, may_act, expired = row
-    if uid is None:
-        return Asked(at)
-    return Asked(at, Caller(uid, name, own_user or name, frozenset(scopes)), expired, may_act)
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._remembered: dict[str, tuple[float, Asked]] = {}
+
+    def forget(self) -> None:
+        """Keys have changed, or may have."""
+        self._remembered = {}
+
+    async def look_up(self, headers: Mapping[str, str]) -> Asked:
+        """Who presents a key.  Raises StoreUnavailableError.
+
+        The same work is done for every key that is not valid, well-formed or not: one hash and one look-up by it.
+        """
+        digest, began, remembered = key_sha256(presented(headers)), self._clock(), self._remembered
+        since, asked = remembered.get(digest, (0.0, None))
+        if asked is not None and began - since < REMEMBERED_SECONDS:
+            return replace(asked, at=asked.at + timedelta(seconds=began - since))
+        (row,) = await self._store.ask(_KEY, (digest,))
+        at, uid, name, own_user, scopes, may_act, expired = row
+        if uid is None:
+            return Asked(at)
+        asked = Asked(at, Caller(uid, name, own_user or name, frozenset(scopes)), expired, may_act)
+        if asked.valid:
+            if len(remembered) >= MOST_REMEMBERED:
+                remembered.clear()
+            remembered[digest] = began, asked  # in vain where `forget` was called meanwhile
+        return asked
 
 
 def acting(headers: Mapping[str, str], asked: Asked) -> Caller:

@@ -25,13 +25,16 @@ _RETRY = 1.0
 class LiveConfiguration:
     """Holds the last valid configuration; a row that is invalid or another tenant's changes nothing.
 
-    `leaks_changed` is called at each notice that the leak list has changed.
+    `leaks_changed` is called at each notice that the leak list has changed, `keys_changed` where keys may have.
     """
 
-    def __init__(self, postgres: Postgres, tag: str, leaks_changed: Callable[[], None]) -> None:
+    def __init__(
+        self, postgres: Postgres, tag: str, leaks_changed: Callable[[], None], keys_changed: Callable[[], None]
+    ) -> None:
         self._postgres = postgres
         self._tag = tag
         self._leaks_changed = leaks_changed
+        self._keys_changed = keys_changed
         self._digest = ""
         self._refused = ""
         self._reconnect = asyncio.Event()
@@ -82,6 +85,7 @@ class LiveConfiguration:
                     self._leaks_changed()
                 else:
                     announced = True
+                    self._keys_changed()
 
     def _take(self, document: str, digest: str) -> None:
         if digest in (self._digest, self._refused) and self.current is not None:

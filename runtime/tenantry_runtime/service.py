@@ -13,6 +13,7 @@ from tenantry_runtime.cache import ResponseCache
 from tenantry_runtime.config import Credentials
 from tenantry_runtime.guard import Guard
 from tenantry_runtime.ingestion import Ingestion
+from tenantry_runtime.keys import Keys
 from tenantry_runtime.ledger import Ledger
 from tenantry_runtime.live import LiveConfiguration
 from tenantry_runtime.metrics import Metrics
@@ -42,7 +43,10 @@ class Service:
         self.provider = ProviderClient(credentials.provider)
         self.ledger = Ledger(self.store, credentials.provider.timeout_seconds + LEASE_MARGIN)
         self.guard = Guard(self.store, credentials.milvus.tag)
-        self.live = LiveConfiguration(credentials.postgres, credentials.milvus.tag, self.guard.changed.set)
+        self.keys = Keys(self.store)
+        self.live = LiveConfiguration(
+            credentials.postgres, credentials.milvus.tag, self.guard.changed.set, self.keys.forget
+        )
         self.metrics = Metrics()
         self.ingestion = Ingestion(self)
         self.bodies = Bodies(body_bytes)

@@ -266,8 +266,9 @@ def test_what_is_retrieved_and_embedded_is_looked_at(home: Tenant, service: Repl
 
 
 async def test_who_listens_hears_of_the_list_and_still_of_the_configuration(home: Tenant) -> None:
-    heard: list[None] = []
-    live = LiveConfiguration(home.credentials.postgres, home.tag, lambda: heard.append(None))
+    heard: list[str] = []
+    notes = (lambda: heard.append("leaks"), lambda: heard.append("keys"))
+    live = LiveConfiguration(home.credentials.postgres, home.tag, *notes)
     task = asyncio.create_task(live.run())
     try:
         async with asyncio.timeout(60):
@@ -275,10 +276,12 @@ async def test_who_listens_hears_of_the_list_and_still_of_the_configuration(home
             while not heard:
                 home.sql(f"NOTIFY {LEAKS_CHANNEL}")
                 await asyncio.sleep(0.05)
+            assert set(heard) == {"leaks"}
             name = home.configuration.display_name
             home.configure(display_name="Renamed Inc")
             while live.current is None or live.current.display_name != "Renamed Inc":
                 await asyncio.sleep(0.05)
+            assert "keys" in heard
             home.configure(display_name=name)
     finally:
         task.cancel()
