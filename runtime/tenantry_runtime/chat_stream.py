@@ -5,12 +5,12 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import aiohttp
 import orjson
 
 from tenantry_runtime import errors, guard
 from tenantry_runtime.call import Call
 from tenantry_runtime.guard_stream import GuardedStream
+from tenantry_runtime.http_client import HttpError
 from tenantry_runtime.ledger import Reservation, Usage
 from tenantry_runtime.provider import NotSentError, usage_of
 from tenantry_runtime.tokenizer import Produced, Unsaid
@@ -53,7 +53,7 @@ class ChatStream:
                     yield rest
                 if self._guarded.blocked:
                     yield self._withheld()
-            except (aiohttp.ClientError, TimeoutError):
+            except (HttpError, TimeoutError):
                 self._reservation.event.error = "upstream_error"
                 yield errors.upstream_failed("The model provider's answer broke off. Try again.").body()
             except errors.ApiError as error:

@@ -1,4 +1,4 @@
-"""The model provider: an OpenAI-compatible endpoint, spoken to directly over aiohttp (see FACTS: it is the cost).
+"""The model provider: an OpenAI-compatible endpoint, spoken to over a thin client of ours (`http_client.py`).
 
 Its refusals never reach a client as they are: a wrong key of ours is no 401 of theirs.
 """
@@ -10,11 +10,11 @@ from array import array
 from collections.abc import AsyncIterator
 from typing import Any, TypeGuard
 
-import aiohttp
 import orjson
 
 from tenantry_runtime import errors
 from tenantry_runtime.config import Provider
+from tenantry_runtime.http_client import Answer, Client, HttpError, NotReachedError, Target
 from tenantry_runtime.ledger import Usage
 from tenantry_runtime.tokenizer import Unsaid
 
@@ -36,7 +36,7 @@ class ProviderClient:
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
-        self._session: aiohttp.ClientSession | None = None
+        self._client = Client()
 
     @property
     def timeout_seconds(self) -> float:
@@ -46,53 +46,41 @@ class ProviderClient:
         self._provider = provider
 
     async def close(self) -> None:
-        if self._session:
-            await self._session.close()
+        self._client.close()
 
-    @contextlib.asynccontextmanager
-    async def _post(self, path: str, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response with status 200.  Raises NotSentError for any other, and where there is none."""
+    async def _post(self, path: str, body: dict[str, Any]) -> Answer:
+        """An answer with status 200, to be closed.  Raises NotSentError for any other, and where there is none."""
         provider = self._provider
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=512, keepalive_timeout=60)
-            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=256 * 1024)
-        headers = {
-            "Authorization": f"Bearer {provider.api_key.get_secret_value()}",
-            "Content-Type": "application/json",
-        }
-        timeout = aiohttp.ClientTimeout(total=provider.timeout_seconds, sock_connect=10)
-        url = provider.base_url.rstrip("/") + path
         try:
-            request = self._session.post(
-                url, data=orjson.dumps(body), headers=headers, timeout=timeout, allow_redirects=False
-            )
-            response = await request
-        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, aiohttp.ConnectionTimeoutError):
+            target = Target.of(provider.base_url.rstrip("/") + path, provider.api_key.get_secret_value())
+            answer = await self._client.post(target, orjson.dumps(body), provider.timeout_seconds)
+        except NotReachedError:
             raise NotSentError(errors.upstream_failed("The model provider can't be reached. Try again.")) from None
         except TimeoutError:
             raise errors.upstream_failed("The model provider did not answer in time. Try again.", 504) from None
-        except aiohttp.ClientError:
+        except HttpError:
             raise errors.upstream_failed("The connection to the model provider broke. Try again.") from None
-        try:
-            if response.status != 200:
-                raise NotSentError(await _refusal(response))
-            yield response
-        finally:
-            response.close()
+        if answer.status != 200:
+            try:
+                raise NotSentError(await _refusal(answer))
+            finally:
+                answer.close()
+        return answer
 
     async def json(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """A whole answer.  Raises NotSentError, or ApiError where the call may have been used."""
-        async with self._post(path, body) as response:
-            try:
-                raw = await _read(response, MAX_ANSWER)
-                answer = orjson.loads(raw)
-            except TimeoutError:
-                raise errors.upstream_failed("The model provider did not answer in time. Try again.", 504) from None
-            except (aiohttp.ClientError, ValueError):
-                raise errors.upstream_failed("The model provider's answer was broken. Try again.") from None
-        if not isinstance(answer, dict):
+        answer = await self._post(path, body)
+        try:
+            said = orjson.loads(await answer.read(MAX_ANSWER))
+        except TimeoutError:
+            raise errors.upstream_failed("The model provider did not answer in time. Try again.", 504) from None
+        except (HttpError, ValueError):
+            raise errors.upstream_failed("The model provider's answer was broken. Try again.") from None
+        finally:
+            answer.close()
+        if not isinstance(said, dict):
             raise errors.upstream_failed("The model provider's answer was broken. Try again.")
-        return answer
+        return said
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -102,8 +90,11 @@ class ProviderClient:
         ends for one too that has come and is only taken slowly: asking for its next payload raises TimeoutError.
         """
         deadline = asyncio.get_running_loop().time() + self.timeout_seconds
-        async with self._post(path, body) as response:
-            yield _events(response, deadline)
+        answer = await self._post(path, body)
+        try:
+            yield _events(answer, deadline)
+        finally:
+            answer.close()
 
     async def embed(self, model: str, texts: list[str], dimension: int) -> tuple[list[list[float]], Usage | Unsaid]:
         """One vector of `dimension` numbers a text, and what that used.  Raises as `json` does."""
@@ -148,19 +139,9 @@ def _vector(value: Any) -> list[float]:
     return [float(number) for number in value]
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    raw = await response.content.read(limit)
-    while not response.content.at_eof():
-        more = await response.content.read(limit)
-        raw += more
-        if len(raw) > limit:
-            raise ValueError("too long")
-    return raw
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> errors.ApiError:
+async def _refusal(answer: Answer) -> errors.ApiError:
     """What a client is told of the provider's refusal; its own sentence only where the request was at fault."""
-    status = response.status
+    status = answer.status
     if status in (401, 403):
         return errors.upstream_failed("The model provider refuses this service's own credentials: tell the operator.")
     if status == 429:
@@ -169,9 +150,9 @@ async def _refusal(response: aiohttp.ClientResponse) -> errors.ApiError:
         return errors.upstream_failed("The model provider failed. Try again.")
     try:
         async with asyncio.timeout(5):
-            error = orjson.loads(await _read(response, 65_536))["error"]
+            error = orjson.loads(await answer.read(65_536))["error"]
         message, param, code = str(error["message"])[:1000], error.get("param"), error.get("code")
-    except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError, AttributeError):
+    except (TimeoutError, HttpError, ValueError, KeyError, TypeError, AttributeError):
         message, param, code = "The model provider refused the request.", None, None
     return errors.ApiError(
         400,
@@ -181,10 +162,10 @@ async def _refusal(response: aiohttp.ClientResponse) -> errors.ApiError:
     )
 
 
-async def _events(response: aiohttp.ClientResponse, deadline: float) -> AsyncIterator[bytes]:
+async def _events(answer: Answer, deadline: float) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     buffer = b""
-    async for piece in response.content.iter_any():
+    async for piece in answer.pieces():
         buffer += piece
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
@@ -196,4 +177,4 @@ async def _events(response: aiohttp.ClientResponse, deadline: float) -> AsyncIte
                     return
                 yield payload
         if len(buffer) > _MAX_EVENT:
-            raise aiohttp.ClientPayloadError("an event is too long")
+            raise HttpError("an event is too long")
