@@ -1,5 +1,6 @@
 """What a client is told of its limits: headers of what is left, and the sentence of a refusal."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ def limit_headers(left: Left) -> dict[str, str]:
     return headers
 
 
+@functools.lru_cache(maxsize=8)
 def arrays(limits: Limits) -> tuple[str, str, str, str]:
     """Requests and tokens a minute, tokens a day, concurrency: each an array of the tenant's, a user's, a key's.
 
