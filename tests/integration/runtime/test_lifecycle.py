@@ -119,6 +119,7 @@ def test_without_its_database_it_refuses_and_comes_back(stack: Stack, tenant: Te
         client = replica.client(tenant.key)
         running = pool.submit(ask, client)  # its settlement has to wait for the database
         eventually(lambda: upstream.asked)
+        client.models.list()  # answered once its row, and the intent before it, are on the disk
         stack.postgres.stop()
         try:
             for _ in range(2):
