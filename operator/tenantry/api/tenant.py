@@ -53,7 +53,7 @@ class ExtraNamespace(ApiModel):
 
     suffix: str = Field(
         min_length=1,
-        max_length=14,
+        max_length=names.LONGEST_SUFFIX,
         description="The namespace is tenant-NAME--SUFFIX: a DNS label of at most 14 characters.",
     )
     weight: int = Field(
@@ -447,7 +447,10 @@ class Tenant(Resource):
         ("Age", "date", ".metadata.creationTimestamp"),
     )
     root_rules: ClassVar[tuple[dict[str, str], ...]] = (
-        rule("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters"),
+        rule(
+            f"self.metadata.name.size() <= {names.LONGEST_TENANT}",
+            f"metadata.name must have at most {names.LONGEST_TENANT} characters",
+        ),
         rule("!self.metadata.name.contains('--')", 'metadata.name must not contain "--"'),
         rule(
             "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
