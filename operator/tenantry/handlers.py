@@ -35,19 +35,25 @@ class Watches:
         self._view = view
         self._observed = backend.observed
         self._queue = queue
+        self._starting = False
         self._own = [Watch(backend, kind, "", self.event, self._missing) for kind in OWN]
         self._children = [Watch(backend, kind, selector(), self.event, self._missing) for kind in CHILDREN]
         backend.learn = view.learn
         backend.echoes.replay = self.event
 
     async def start(self) -> None:
-        """List everything, one kind after the other, and look at every tenant.  Raises ApiError."""
+        """List everything, one kind after the other, and look at every tenant.  Raises ApiError.
+
+        To a tenant that is merely listed nothing has happened: what changes from then on goes first.
+        """
+        self._starting = True
         await self.relist()
         for child in self._children:
             await child.list()
         unreadable = (name for kind, _, name in self._view.unreadable if kind == TENANT.kind)
         for tenant in (*self._view.tenants, *unreadable):
             self._queue.add(tenant, calm=True)
+        self._starting = False
 
     async def relist(self) -> None:
         """Our own kinds anew: kopf does not tell of what was deleted while a watch was cut."""
@@ -71,7 +77,7 @@ class Watches:
 
     def _add(self, tenants: set[str]) -> None:
         for tenant in tenants:
-            self._queue.add(tenant)
+            self._queue.add(tenant, calm=self._starting)
 
     async def run(self) -> None:
         """Watch the tenants' objects until cancelled."""
