@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tenantry import installation, lean, log, pauses
 from tenantry.accesskeys import AccessKeys
 from tenantry.adoption import Adoption
+from tenantry.api import Tenant
 from tenantry.backends.connection import ApiError, Connection
 from tenantry.backends.fence import Fence
 from tenantry.backends.kubernetes import KubernetesBackend
@@ -45,6 +46,17 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 """Between two times of leading."""
+
+
+def rank(tenant: Tenant | None, calm: bool) -> float:
+    """First what is begun or ends, for each further step is short and somebody waits; then what serves."""
+    if tenant is None or not tenant.metadata.finalizers:
+        return CALM_SECONDS if calm else NEW_SECONDS
+    if tenant.metadata.deletion_timestamp or not tenant.was_ready:
+        return SOON_SECONDS if calm else 0.0
+    # Changed while nobody looked, and merely listed now.
+    unseen = tenant.status is None or tenant.status.observed_generation != tenant.metadata.generation
+    return CALM_SECONDS if calm and not unseen else SOON_SECONDS
 
 
 class Operator:
@@ -85,14 +97,7 @@ class Operator:
         return region_name(tenant, self.view.regions) if tenant else ""
 
     def _rank(self, name: str, calm: bool) -> float:
-        """First what is begun or ends, for each further step is short and somebody waits; then what serves."""
-        tenant = self.view.tenants.get(name)
-        claimed = tenant is not None and bool(tenant.metadata.finalizers)
-        if tenant and claimed and (tenant.metadata.deletion_timestamp or not tenant.was_ready):
-            return SOON_SECONDS if calm else 0.0
-        if calm:
-            return CALM_SECONDS
-        return SOON_SECONDS if claimed else NEW_SECONDS
+        return rank(self.view.tenants.get(name), calm)
 
     async def lead(self) -> None:
         """List, then reconcile for ever."""
