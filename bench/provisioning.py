@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import ceiling, operator_run, processes
 from bench.ceiling import Ceiling
 from bench.operator_run import Planned, Run
-from bench.servers import Fault, Servers, say
+from bench.servers import Fault, Servers, folder, say
 
 Cells = list[str]
 
@@ -100,12 +100,13 @@ def report(measured: list[tuple[Ceiling, Run]]) -> str:
 
 
 def tiers(base: Path, counts: tuple[int, int, int], *, apart: bool) -> str:
-    """Seconds until tenants of all three tiers are Ready."""
+    """Seconds until tenants of all three tiers are Ready, and the CPU by program."""
     say(f"{sum(counts)} tenants of three tiers")
     with Servers(base / "tiers", apart=apart) as servers:
         run, _ = operator_run.fill(servers, operator_run.mixed(*counts))
     free, pro, enterprise = counts
-    return table(
+    used = [[name, f"{taken:.0f}"] for name, taken in (*run.cpu.items(), ("all", sum(run.cpu.values())))]
+    became = table(
         ["free, pro, enterprise", "all Ready after, s", "tenants/s", "p50, s", "p95, s", "enterprise's p95, s"],
         [
             [
@@ -118,6 +119,7 @@ def tiers(base: Path, counts: tuple[int, int, int], *, apart: bool) -> str:
             ]
         ],
     )
+    return "\n".join((became, table(["CPU for each of them, ms", ""], used)))
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def main() -> None:
     only = bool(options.tenants or options.tiers or options.bad or options.case)
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores that all programs share; load average before: {load:.1f}\n", flush=True)
-    with tempfile.TemporaryDirectory(prefix="tenantry-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="tenantry-bench-", dir=folder()) as name:
         base = Path(name)
         apart = not options.together
         with processes.beside() if apart else contextlib.nullcontext():
