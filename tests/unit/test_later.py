@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +13,8 @@ from tenantry.api import Reason
 from tenantry.api.conditions import Type
 from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.kubernetes import Applied, KubernetesBackend
+from tenantry.backends.observed import Rollout
+from tenantry.desired import vectors
 from tenantry.desired.options import Options
 from tenantry.memo import Memo
 from tenantry.metrics import Metrics
@@ -19,24 +22,32 @@ from tenantry.outcomes import good
 from tenantry.status import Outcome, Report
 from tenantry.subsystems import Subsystems
 from tenantry.subsystems.namespaces import Namespaces
+from tenantry.subsystems.runtime import Runtime
 from tenantry.subsystems.tools import Tools
 from tenantry.work import Work
 from tests import samples
 
 Json = dict[str, Any]
 LATER = ["ResourceQuota", "RoleBinding"]
+AFTER_PODS = {"PodDisruptionBudget", "ResourceQuota", "Service"}
 
 
 class FakeKubernetes(KubernetesBackend):
     """Takes everything, unless it holds an error; `there` are the kinds that were seen before."""
 
     def __init__(self, error: Exception | None = None, there: tuple[str, ...] = ()) -> None:
-        self.observed = cast(Any, SimpleNamespace(changes={"acme": 1}))
+        self.rollout: Rollout | None = None
+        self.observed = cast(
+            Any, SimpleNamespace(changes={"acme": 1}, rollout=lambda where: self.rollout, of_tenant=lambda name: ())
+        )
         self.made: list[list[str]] = []
         self.error, self.there = error, there
 
     def absent(self, desired: Json) -> bool:
         return desired["kind"] not in self.there
+
+    async def ensure_secret(self, desired: Json, uid: str, *, first: bool = False) -> str:
+        return "made"
 
     async def ensure(self, objects: Sequence[Json], uid: str) -> Applied:
         self.made.append(sorted(o["kind"] for o in objects))
@@ -127,3 +138,32 @@ async def test_a_quota_that_is_refused_is_said() -> None:
     await subsystems.run(begun)
     assert begun.report.outcomes[Type.NAMESPACES].reason is Reason.INVALID_SPEC
     assert begun.report.outcomes[Type.RUNTIME].reason is Reason.WAITING
+
+
+def _runtime(kubernetes: FakeKubernetes) -> tuple[Runtime, Work]:
+    options, unused = Options(runtime_image="runtime:unit"), cast(Any, None)
+    tools = Tools(kubernetes, unused, samples.credentials(), options, Metrics(), Memo(60), unused)
+    begun = work()
+    begun.resolved = replace(begun.resolved, replicas=2)
+    place = vectors.shared_place(begun.resolved, "shared")
+    begun.vectors = vectors.plan(begun.resolved, place, samples.credentials(), "region")
+    return Runtime(tools, Namespaces(tools)), begun
+
+
+async def test_what_follows_the_pods_comes_once_they_are_there() -> None:
+    kubernetes = FakeKubernetes()
+    runtime, begun = _runtime(kubernetes)
+    backends = cast(Any, SimpleNamespace(provider_api_key="key"))
+    assert not (await runtime.ensure(begun, backends)).good
+    assert "Deployment" in kubernetes.made[0]
+    assert not AFTER_PODS & {*kubernetes.made[0]}
+    kubernetes.rollout = Rollout(current=True, replicas=2, updated=2, available=2, failing="")
+    assert (await runtime.ensure(begun, backends)).good
+    assert AFTER_PODS | {"Deployment"} <= {*kubernetes.made[1]}
+
+
+async def test_what_is_there_is_kept_though_no_pod_is() -> None:
+    kubernetes = FakeKubernetes(there=tuple(AFTER_PODS))
+    runtime, begun = _runtime(kubernetes)
+    await runtime.ensure(begun, cast(Any, SimpleNamespace(provider_api_key="key")))
+    assert AFTER_PODS <= {*kubernetes.made[0]}

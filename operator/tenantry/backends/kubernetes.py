@@ -16,6 +16,8 @@ from tenantry.backends.errors import BackendError, foreign
 from tenantry.backends.kinds import Kind
 from tenantry.backends.observed import LOST, Key, Observed, Seen, key, owner
 
+FOLLOWING = frozenset({"ResourceQuota", "Service", "PodDisruptionBudget"})
+"""Kinds of which others write a status, or what they derive from one, at each change of what it counts or selects."""
 SECRET_RIGHTS_SECONDS = 5
 """How long a new RoleBinding may take to reach the authorizer."""
 
@@ -88,14 +90,15 @@ class KubernetesBackend(ApiServer):
         return 1 if quota else 2
 
     def comes_last(self, desired: Json) -> bool:
-        """Whether it is a new quota, or new rights of the owners.
+        """Whether it is new, and a quota, the owners' rights, or what follows the runtime's Pods.
 
         While a quota is there, the API server writes its status for each object that it counts: some ten writes for
-        a tenant whose quotas came first.  What is there already waits for nothing: an owner who goes loses the rights
-        whatever else fails.
+        a tenant whose quotas came first.  Likewise its controllers write what they derive from a Service or a
+        disruption budget at each change of the Pods.  What is there already waits for nothing: an owner who goes loses
+        the rights whatever else fails.
         """
         rights = desired["kind"] == "RoleBinding" and desired["roleRef"]["name"] == names.OWNER_ROLE
-        return (rights or desired["kind"] == "ResourceQuota") and self.absent(desired)
+        return (rights or desired["kind"] in FOLLOWING) and self.absent(desired)
 
     async def _each(self, objects: Iterable[Json], uid: str) -> list[tuple[Key, str]]:
         answers = await asyncio.gather(*(self._ensure(o, uid) for o in objects), return_exceptions=True)

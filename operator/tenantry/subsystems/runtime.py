@@ -32,8 +32,8 @@ class Runtime:
         mark = work.digest(work.changes, secret)
         if not tools.verified.holds(resolved.uid, "runtime", mark):
             objects = kubernetes.runtime_objects(resolved, tools.options, secrets.digest(secret))
-            # A new quota comes once the first Pods are there: nobody but the operator makes anything in this namespace,
-            # and no tenant is Ready without it.
+            # A new quota, and what follows the Pods, come once the first Pods are there: nobody but the operator makes
+            # anything in this namespace, and no tenant is Ready without them.
             at_once, later = (objects, []) if self._rolled_out(work).good else tools.split(work, objects)
             applied = await tools.kubernetes.ensure(at_once, resolved.uid)
             tools.drift("runtime", len(applied.corrected))
