@@ -57,8 +57,9 @@ async def everything(
 async def catalogs(
     session: Session, things: Things, databases: Sequence[str], schemas: Sequence[str]
 ) -> tuple[seen.Shared, seen.Inside]:
-    """The same without rows, for these schemas."""
-    statement, values = catalog.observe(things, databases, (), schemas=schemas)
+    """The same without rows, for these schemas; of all the tenant's roles, whether the admin has their rights."""
+    used = (*things.roles, things.maker)
+    statement, values = catalog.observe(things, databases, (), schemas=schemas, used=used)
     (row,) = await session.run(statement, values, what=_WHAT, seconds=READ_SECONDS)
     return seen.shared(row[0]), seen.inside(row[1], row[2])
 

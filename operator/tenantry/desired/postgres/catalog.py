@@ -17,6 +17,15 @@ def acl_of(acl: LiteralString, owner: LiteralString) -> LiteralString:
     return _ACL.replace("{acl}", acl).replace("{owner}", owner)
 
 
+_SHARED_COMMENT: LiteralString = """(SELECT description FROM pg_shdescription
+        WHERE objoid = {oid} AND classoid = '{catalog}'::regclass)"""
+
+
+def _shared_comment(oid: LiteralString, catalog: LiteralString) -> LiteralString:
+    """As `shobj_description` has it, which is a function in SQL: a query of its own for each call."""
+    return _SHARED_COMMENT.replace("{oid}", oid).replace("{catalog}", catalog)
+
+
 _IN_SCHEMA: LiteralString = """FROM pg_namespace n
     JOIN pg_depend e ON e.refclassid = 'pg_namespace'::regclass AND e.refobjid = n.oid
       AND e.classid = '{catalog}'::regclass
@@ -31,7 +40,7 @@ def _in_schema(catalog: LiteralString, name: LiteralString) -> LiteralString:
 
 _OIDS: LiteralString = "ARRAY(SELECT oid FROM pg_roles WHERE rolname = ANY(%(roles)s))"
 
-_ME: LiteralString = "(SELECT oid FROM pg_roles WHERE rolname = current_user)"
+_ME: LiteralString = "to_regrole(quote_ident(current_user))::oid"
 
 # Not pg_has_role, which reads all roles that the admin has the rights of: two of every tenant.  OFFSET 0 has members
 # found by the index, whatever the planner thinks of the table's size.
@@ -51,17 +60,16 @@ _SHARED: LiteralString = f"""jsonb_build_object(
         'bypassrls', r.rolbypassrls),
       'limit', r.rolconnlimit,
       'until', nullif(r.rolvaliduntil, 'infinity'),
-      'comment', shobj_description(r.oid, 'pg_authid'),
-      'usable', CASE WHEN r.rolname <> %(connect)s THEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+      'comment', {_shared_comment("r.oid", "pg_authid")},
+      'usable', CASE WHEN r.rolname = ANY(%(used)s) THEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
         OR {_USABLE} END
     )), '{{}}') FROM pg_roles r WHERE r.rolname = ANY(%(known)s)),
   'options', current_setting('server_version_num')::integer >= 160000,
   'grants', EXISTS (SELECT FROM pg_auth_members WHERE admin_option
-    AND roleid = (SELECT oid FROM pg_roles WHERE rolname = %(connect)s)
-    AND member = (SELECT oid FROM pg_roles WHERE rolname = %(maker)s)),
+    AND roleid = to_regrole(%(connect)s)::oid AND member = to_regrole(%(maker)s)::oid),
   'made', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(a.roleid),
       coalesce((to_jsonb(a) ->> 'set_option')::boolean, true))), '[]') FROM pg_auth_members a
-    WHERE a.roleid = ANY({_OIDS}) AND a.member = (SELECT oid FROM pg_roles WHERE rolname = %(maker)s)),
+    WHERE a.roleid = ANY({_OIDS}) AND a.member = to_regrole(%(maker)s)::oid),
   'settings', (SELECT coalesce(jsonb_agg(jsonb_build_array(pg_get_userbyid(s.setrole), coalesce(d.datname, ''),
       to_jsonb(s.setconfig))), '[]')
     FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase WHERE s.setrole = ANY({_OIDS})),
@@ -74,7 +82,7 @@ _SHARED: LiteralString = f"""jsonb_build_object(
       OR r.rolcreaterole AND pg_has_role(r.oid, 'MEMBER')))),
   'databases', (SELECT coalesce(jsonb_object_agg(d.datname, jsonb_build_object(
       'owner', pg_get_userbyid(d.datdba),
-      'comment', shobj_description(d.oid, 'pg_database'),
+      'comment', {_shared_comment("d.oid", "pg_database")},
       'open', d.datallowconn,
       'acl', {acl_of("coalesce(d.datacl, acldefault('d', d.datdba))", "d.datdba")}
     )), '{{}}') FROM pg_database d WHERE d.datname = ANY(%(databases)s))
@@ -85,7 +93,8 @@ _INSIDE: LiteralString = f"""jsonb_build_object(
   'today', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD'),
   'schemas', (SELECT coalesce(jsonb_object_agg(n.nspname, jsonb_build_object(
       'owner', pg_get_userbyid(n.nspowner),
-      'comment', obj_description(n.oid, 'pg_namespace'),
+      'comment', (SELECT description FROM pg_description
+        WHERE objoid = n.oid AND classoid = 'pg_namespace'::regclass AND objsubid = 0),
       'acl', {acl_of("coalesce(n.nspacl, acldefault('n', n.nspowner))", "n.nspowner")}
     )), '{{}}') FROM pg_namespace n WHERE n.nspname = ANY(%(schemas)s)),
   'relations', (SELECT coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
@@ -156,10 +165,12 @@ def observe(
     shared: bool = True,
     inside: bool = True,
     schemas: Sequence[str] | None = None,
+    used: Collection[str] | None = None,
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """One row of three objects: what all databases share, what is in this one, and rows of `tables`.
 
     A table that does not exist is an error (UndefinedTable): then ask without it.  Parts not asked for are {}.
+    `used`: of which roles it is asked whether the admin has their rights; the owners and the maker unless told.
     """
     statement = sql.SQL("SELECT {}, {}, {}").format(
         sql.SQL(_SHARED if shared else _MISSING),
@@ -169,6 +180,7 @@ def observe(
     return statement, {
         "roles": list(things.roles),
         "known": [*things.roles, CONNECT_ROLE, *things.makers],
+        "used": list(used or (*things.owners, things.maker)),
         "connect": CONNECT_ROLE,
         "maker": things.maker,
         "databases": list(databases),

@@ -17,7 +17,7 @@ class SeenRole:
     expires: bool
     comment: str | None
     usable: bool
-    """Whether the admin has the role's rights."""
+    """Whether the admin has the role's rights; asked of few (`catalog.observe`), and False for the others."""
     settings: Mapping[str, Mapping[str, str]]
     """By database ('' for all): setting -> value."""
 
