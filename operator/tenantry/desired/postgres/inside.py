@@ -1,6 +1,6 @@
 """Schemas, default privileges, the runtime's tables and its configuration row: a plan less what is there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import LiteralString
 
 from psycopg import sql
@@ -138,7 +138,8 @@ def _migrations(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
             sql.SQL("SET LOCAL check_function_bodies = off"),
             *give,
             *(() if "schema_migrations" in seen.relations else (trusted(plan.schema_migrations),)),
-            *(part for migration in missing for part in _migration(migration)),
+            *(trusted(migration.sql) for migration in missing),
+            _applied(missing),
             *take,
             sql.SQL("RESET search_path"),
             sql.SQL("RESET ROLE"),
@@ -147,9 +148,10 @@ def _migrations(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
     )
 
 
-def _migration(migration: Migration) -> tuple[Statement, Statement]:
-    row = sql.SQL("INSERT INTO schema_migrations (number, name) VALUES ({}, {})")
-    return trusted(migration.sql), row.format(sql.Literal(migration.number), sql.Literal(migration.name))
+def _applied(migrations: Sequence[Migration]) -> Statement:
+    """Their rows in one statement: each costs PostgreSQL a plan, and all are of one transaction."""
+    rows = (sql.SQL("({}, {})").format(sql.Literal(m.number), sql.Literal(m.name)) for m in migrations)
+    return sql.SQL("INSERT INTO schema_migrations (number, name) VALUES {}").format(sql.SQL(", ").join(rows))
 
 
 def _tables(plan: DatabasePlan, seen: Inside) -> Iterator[Correction]:
