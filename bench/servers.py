@@ -131,10 +131,14 @@ def faulty(port: int, fault: Fault) -> Proxy:
 class Plane(ControlPlane):
     """With controllers, scheduler and fake nodes, so that a Deployment becomes Available as in a real cluster."""
 
-    def __init__(self, folder: Path, *, apart: bool = False) -> None:
-        """`apart`: on cores of its own, so that nothing beside it takes its CPU, as on a machine of its own."""
+    def __init__(self, folder: Path, *, apart: bool = False, spread: bool = False) -> None:
+        """`apart`: on cores of its own, so that nothing beside it takes its CPU, as on a machine of its own.
+
+        `spread`: then only the API server and etcd; the controllers, the scheduler and kwok go where there is room.
+        """
         super().__init__(folder, environment=MEMORY)
         self._apart = apart
+        self._spread = spread
 
     def start(self) -> None:
         super().start()
@@ -143,7 +147,9 @@ class Plane(ControlPlane):
         self.start_fake_nodes()
         self.install_crds()
         if self._apart:
-            processes.confine(self.pids().values(), processes.HALVES[0])
+            for name, pid in self.pids().items():
+                anywhere = self._spread and name not in ("etcd", "kube-apiserver")
+                processes.confine([pid], {*processes.CORES} if anywhere else processes.HALVES[0])
         self._warm()
 
     def _warm(self) -> None:
@@ -194,14 +200,20 @@ def account(plane: ControlPlane, world: World, folder: Path) -> dict[str, str]:
 class Servers:
     """Everything on loopback, of its own in `folder`, gone at the end.
 
-    `postgres_fault` and `milvus_fault` are what region `other` meets.
+    `postgres_fault` and `milvus_fault` are what region `other` meets; `apart` and `spread` as for Plane.
     """
 
     def __init__(
-        self, folder: Path, *, apart: bool = False, postgres_fault: Fault = "", milvus_fault: Fault = ""
+        self,
+        folder: Path,
+        *,
+        apart: bool = False,
+        spread: bool = False,
+        postgres_fault: Fault = "",
+        milvus_fault: Fault = "",
     ) -> None:
         folder.mkdir(parents=True)
-        self.plane = Plane(folder / "plane", apart=apart)
+        self.plane = Plane(folder / "plane", apart=apart, spread=spread)
         self._database = postgres.Server(postgres.embedded_bin(), folder / "postgres", 0, settings={"fsync": "off"})
         self._other = postgres.Server(postgres.embedded_bin(), folder / "postgres-other", 0, settings={"fsync": "off"})
         self._vectors = milvus.Server(folder / "milvus", 0, settings=milvus.RAISED)
