@@ -84,10 +84,9 @@ class KubernetesBackend(ApiServer):
         """
         if desired["kind"] == kinds.NAMESPACE.kind:
             return 0
-        quota = desired["kind"] == "ResourceQuota"
         if self.comes_last(desired):
-            return 3 if quota else 4
-        return 1 if quota else 2
+            return 4 if desired["kind"] == "RoleBinding" else 3
+        return 1 if desired["kind"] == "ResourceQuota" else 2
 
     def comes_last(self, desired: Json) -> bool:
         """Whether it is new, and a quota, the owners' rights, or what follows the runtime's Pods.

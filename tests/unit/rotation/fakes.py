@@ -346,7 +346,7 @@ class FakeKubernetes:
     def of_tenant(self, tenant: str) -> list[Json]:
         return []
 
-    def absent(self, desired: Json) -> bool:
+    def comes_last(self, desired: Json) -> bool:
         return False
 
     async def ensure(self, objects: list[Json], uid: str) -> Applied:
