@@ -6,6 +6,7 @@ Its refusals never reach a client as they are: a wrong key of ours is no 401 of 
 import asyncio
 import base64
 import contextlib
+import logging
 from array import array
 from collections.abc import AsyncIterator
 from typing import Any, TypeGuard
@@ -17,6 +18,8 @@ from tenantry_runtime.config import Provider
 from tenantry_runtime.http_client import Answer, Client, HttpError, NotReachedError, Target
 from tenantry_runtime.ledger import Usage
 from tenantry_runtime.tokenizer import Unsaid
+
+log = logging.getLogger(__name__)
 
 MAX_ANSWER = 36 * 1024 * 1024
 """Bytes of a whole answer: 2,048 embeddings of 3,072 numbers in base64, as the SDKs ask for them, are 34."""
@@ -37,6 +40,7 @@ class ProviderClient:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._client = Client()
+        self._told = False  # that it can't be reached
 
     @property
     def timeout_seconds(self) -> float:
@@ -54,12 +58,16 @@ class ProviderClient:
         try:
             target = Target.of(provider.base_url.rstrip("/") + path, provider.api_key.get_secret_value())
             answer = await self._client.post(target, orjson.dumps(body), provider.timeout_seconds)
-        except NotReachedError:
+        except NotReachedError as error:
+            if not self._told:
+                log.warning("the model provider can't be reached: %s", error.__cause__ or error)
+            self._told = True
             raise NotSentError(errors.upstream_failed("The model provider can't be reached. Try again.")) from None
         except TimeoutError:
             raise errors.upstream_failed("The model provider did not answer in time. Try again.", 504) from None
         except HttpError:
             raise errors.upstream_failed("The connection to the model provider broke. Try again.") from None
+        self._told = False
         if answer.status != 200:
             try:
                 raise NotSentError(await _refusal(answer))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tenantry_runtime.config import Provider
-from tenantry_runtime.provider import ProviderClient
+from tenantry_runtime.provider import NotSentError, ProviderClient
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
@@ -31,3 +31,16 @@ async def test_an_answer_that_is_only_taken_slowly_ends_in_time_too() -> None:
                     await anext(payloads)
         finally:
             await client.close()
+
+
+async def test_why_it_cannot_be_reached_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+    client = ProviderClient(Provider(base_url=f"http://127.0.0.1:{port}/v1", api_key="sk-secret"))
+    for _ in range(3):
+        with pytest.raises(NotSentError, match="can't be reached"):
+            await client.json("/chat/completions", {})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert str(port) in line
+    assert "sk-secret" not in line
+    await client.close()
