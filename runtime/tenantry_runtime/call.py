@@ -19,9 +19,9 @@ from tenantry_runtime.bodies import Bodies
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.fields import deeper
 from tenantry_runtime.keys import Asked, Caller
-from tenantry_runtime.ledger import Need, Reservation, Uncounted, Usage
 from tenantry_runtime.provider import NotSentError
 from tenantry_runtime.recording import Record
+from tenantry_runtime.reservation import Need, Reservation, Uncounted, Usage
 from tenantry_runtime.store import Row, StoreUnavailableError
 
 if TYPE_CHECKING:

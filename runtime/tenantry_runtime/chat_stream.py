@@ -11,8 +11,8 @@ from tenantry_runtime import errors, guard
 from tenantry_runtime.call import Call
 from tenantry_runtime.guard_stream import GuardedStream
 from tenantry_runtime.http_client import HttpError
-from tenantry_runtime.ledger import Reservation, Usage
 from tenantry_runtime.provider import NotSentError, usage_of
+from tenantry_runtime.reservation import Reservation, Usage
 from tenantry_runtime.tokenizer import Produced, Unsaid
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from tenantry_runtime.chat_request import ChatRequest
 from tenantry_runtime.chat_stream import ChatStream
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.flight import Chunk, Flight, carried
-from tenantry_runtime.ledger import Need, Reservation, Usage
 from tenantry_runtime.prompt import Passage
 from tenantry_runtime.provider import NotSentError, usage_of
+from tenantry_runtime.reservation import Need, Reservation, Usage
 from tenantry_runtime.retrieval import MAX_QUESTION, Hit, State, search
 from tenantry_runtime.store import Row
 from tenantry_runtime.tokenizer import Produced, Unsaid

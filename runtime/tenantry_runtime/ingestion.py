@@ -19,9 +19,9 @@ from tenantry_runtime.audit import Event
 from tenantry_runtime.chunking import Chunker
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.keys import Caller
-from tenantry_runtime.ledger import Need, Usage
 from tenantry_runtime.provider import NotSentError
 from tenantry_runtime.reading import DeletedError, Reading, parts
+from tenantry_runtime.reservation import Need, Usage
 from tenantry_runtime.retrieval import chunk_id
 from tenantry_runtime.store import StoreUnavailableError
 from tenantry_runtime.tokenizer import Unsaid

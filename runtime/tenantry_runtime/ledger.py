@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg.errors import UniqueViolation
@@ -19,6 +19,7 @@ from tenantry_runtime.audit import Event
 from tenantry_runtime.config import Configuration, ModelPrice
 from tenantry_runtime.keys import Caller
 from tenantry_runtime.recording import Record, function
+from tenantry_runtime.reservation import Need, Reservation, Uncounted, Usage
 from tenantry_runtime.store import Row, Store, StoreUnavailableError
 
 log = logging.getLogger(__name__)
@@ -36,88 +37,6 @@ LEAST_OUTPUT = 32
 """Output tokens without which a call is not worth starting: it waits for them instead."""
 MOST_EVENTS = 10_000
 """Events of refused requests that wait for a database that is away; settlements wait without a bound."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """The most that one call can use.  `again`: what the same call takes before this one when tried again.
-
-    `streamed`: some of the answer is given before it is settled, and so its intent must be on the disk soon.
-    """
-
-    kind: str
-    model: str
-    input_tokens: int
-    input_bound: int
-    output_tokens: int = 0
-    choices: int = 1
-    requests: int = 1
-    counts: bool = True
-    again: int = 0
-    streamed: bool = False
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a call did use.  `cached_tokens` are those of the input that the provider had cached.
-
-    `counted_by` names the tokenizer where the provider did not say it.
-    """
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    counted_by: str = ""
-
-    @property
-    def estimated(self) -> bool:
-        return self.counted_by != ""
-
-
-class Uncounted(Protocol):
-    """What a call used, still to be counted."""
-
-    async def usage(self) -> Usage:
-        """Never raises."""
-        ...
-
-
-@dataclass
-class Reservation:
-    """A call that may be made.  `granted`: output tokens a choice; `told`: the details in its intent row.
-
-    `again` writes it once more, should the database have lost it; `kept`: whether it is on the disk, where that is
-    not known yet.
-    """
-
-    id: uuid.UUID
-    granted: int
-    price: ModelPrice
-    configuration: Configuration
-    event: Event
-    headers: dict[str, str] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
-    again: tuple[Any, ...] = ()
-    kept: "asyncio.Future[bool] | None" = None
-
-    def made_by(self, values: tuple[Any, ...]) -> None:
-        """These values of `_RESERVE` have made it."""
-        if self.kept is not None:
-            self.again = _once_more(values)
-            self.kept.add_done_callback(self._told)
-
-    def _told(self, kept: "asyncio.Future[bool]") -> None:
-        if not kept.cancelled() and kept.result():
-            self.again = ()
-
-    async def ensure(self) -> None:
-        """Return once its intent is on the disk: before that nothing of the answer may be given.
-
-        Raises StoreUnavailableError where nobody knows.
-        """
-        if self.kept is not None and not await asyncio.shield(self.kept):
-            raise StoreUnavailableError("nobody knows whether the intent was kept")
-        self.kept = None
 
 
 @dataclass(frozen=True)
@@ -319,15 +238,6 @@ class Ledger:
                 log.exception("a row of the ledger is refused by the database and given up; its reservation expires")
             if entry in self._pending:
                 self._pending.remove(entry)
-
-
-def _once_more(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values of `_RESERVE` for the same row, which take nothing from any limit and are refused by none."""
-    whose, prices, about = values[:6], values[15:21], values[23:]
-    requests, counts, tokens_in, tokens_out, least, choices, again, nano_in, nano_out = 0, False, 0, 0, 0, 1, 0, 0, 0
-    taken = (requests, counts, tokens_in, tokens_out, least, choices, again, nano_in, nano_out)
-    concurrency = budget = None
-    return (*whose, *taken, *prices, concurrency, budget, *about)
 
 
 def _settlement(

@@ -16,7 +16,7 @@ import orjson
 from tenantry_runtime import errors
 from tenantry_runtime.config import Provider
 from tenantry_runtime.http_client import Answer, Client, HttpError, NotReachedError, Target
-from tenantry_runtime.ledger import Usage
+from tenantry_runtime.reservation import Usage
 from tenantry_runtime.tokenizer import Unsaid
 
 log = logging.getLogger(__name__)

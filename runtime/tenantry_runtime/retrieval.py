@@ -8,8 +8,8 @@ from typing import Any
 from tenantry_runtime import errors, guard, tokens
 from tenantry_runtime.call import Call, log
 from tenantry_runtime.filters import Filter, as_sql
-from tenantry_runtime.ledger import Need, Usage
 from tenantry_runtime.provider import NotSentError
+from tenantry_runtime.reservation import Need, Usage
 from tenantry_runtime.tokenizer import Unsaid
 from tenantry_runtime.vectors import Found, VectorsUnavailableError
 

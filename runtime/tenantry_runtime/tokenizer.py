@@ -20,7 +20,7 @@ from typing import Any, Self
 import orjson
 
 from tenantry_runtime import pages, tokens
-from tenantry_runtime.ledger import Usage
+from tenantry_runtime.reservation import Usage
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from tenantry_runtime import errors, fields, tokens
 from tenantry_runtime.answers import json_answer
 from tenantry_runtime.call import Call
 from tenantry_runtime.endpoint import Endpoint
-from tenantry_runtime.ledger import Need, Usage
 from tenantry_runtime.provider import MAX_ANSWER, NotSentError, usage_of
+from tenantry_runtime.reservation import Need, Usage
 from tenantry_runtime.tokenizer import Unsaid
 
 _FIELDS = frozenset({"model", "input", "encoding_format", "dimensions", "user"})

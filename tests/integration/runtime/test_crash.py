@@ -15,7 +15,8 @@ from dev.cluster import process
 from tenantry_runtime.audit import Event
 from tenantry_runtime.config import Limits
 from tenantry_runtime.keys import Caller
-from tenantry_runtime.ledger import Ledger, Need, Reservation, Usage
+from tenantry_runtime.ledger import Ledger
+from tenantry_runtime.reservation import Need, Reservation, Usage
 from tenantry_runtime.store import Row, Store, StoreUnavailableError
 from tests.integration.runtime.stack import Stack, Tenant, eventually
 from tests.integration.runtime.test_sums import TOLD, same

@@ -12,8 +12,9 @@ from tenantry_runtime import ledger
 from tenantry_runtime.audit import Event
 from tenantry_runtime.config import UnitPrices
 from tenantry_runtime.keys import Caller
-from tenantry_runtime.ledger import Ledger, Need, Usage
+from tenantry_runtime.ledger import Ledger
 from tenantry_runtime.recording import Record
+from tenantry_runtime.reservation import Need, Usage
 from tenantry_runtime.store import Row, StoreUnavailableError
 
 from .configuration import configuration

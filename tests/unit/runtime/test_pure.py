@@ -25,9 +25,10 @@ from tenantry_runtime.config import (
     SubjectLimits,
     nano_dollars,
 )
-from tenantry_runtime.ledger import Usage, cost_nano
+from tenantry_runtime.ledger import cost_nano
 from tenantry_runtime.limits import Left, duration, limit_headers
 from tenantry_runtime.provider import usage_of
+from tenantry_runtime.reservation import Usage
 from tenantry_runtime.retrieval import chunk_id, ingestion_of
 from tenantry_runtime.settings import CredentialsFile
 from tenantry_runtime.store import connection_string

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry_runtime import tokenizer, tokens
-from tenantry_runtime.ledger import Usage
+from tenantry_runtime.reservation import Usage
 from tenantry_runtime.tokenizer import Produced, Unsaid, count, encoding_of
 
 
