@@ -1,28 +1,22 @@
 """The way of one chat request, which all routes that ask a chat model share: `prepare`, then `whole` or `stream`."""
 
-import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tenantry_runtime import assembly, cache, errors, limits, prompt, threads, tokens
-from tenantry_runtime.audit import prompt_digest
+from tenantry_runtime import assembly, cache, drafts, errors, threads, tokens
 from tenantry_runtime.cache import Found, Ticket
 from tenantry_runtime.call import Call
 from tenantry_runtime.chat_request import ChatRequest
 from tenantry_runtime.chat_stream import ChatStream
-from tenantry_runtime.config import Configuration
+from tenantry_runtime.drafts import Draft
 from tenantry_runtime.flight import Chunk, Flight, carried
-from tenantry_runtime.prompt import Passage
 from tenantry_runtime.provider import NotSentError, usage_of
 from tenantry_runtime.reservation import Need, Reservation, Usage
 from tenantry_runtime.retrieval import MAX_QUESTION, Hit, State, search
 from tenantry_runtime.store import Row
 from tenantry_runtime.tokenizer import Produced, Unsaid
-
-MAX_CONTEXT = 4000
-"""Tokens of documents that go with a question at most."""
 
 
 @dataclass
@@ -95,7 +89,7 @@ async def prepare(call: Call, request: ChatRequest) -> Prepared:
 async def _found(call: Call, request: ChatRequest, found: Found) -> Prepared:
     """An answer from the cache is a request to the limits, and to the ledger a call that used nothing."""
     need = Need(kind="chat", model=request.model, input_tokens=0, input_bound=0, counts=False)
-    _describe(call, request, found.hits)
+    drafts.describe(call, request, found.hits)
     reservation = await call.reserve(need)
     try:
         # What is looked for may have changed since the answer was kept.
@@ -110,44 +104,13 @@ async def _prepare(
     call: Call, request: ChatRequest, ticket: Ticket | None, thread: threads.Thread | None = None
 ) -> Prepared:
     hits, searched = await _retrieve(call, request, ticket.state if ticket else None)
-    draft = _draft(call, request, hits, searched)
+    draft = drafts.make(call, request, hits, searched)
     return _prepared(call, draft, await call.reserve(draft.need), ticket, thread)
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A call before it is reserved: the provider's body, the passages that it holds, and the most that it can use."""
-
-    request: ChatRequest
-    body: dict[str, Any]
-    hits: list[Hit]
-    need: Need
-
-
-def _draft(call: Call, request: ChatRequest, hits: list[Hit], searched: int) -> _Draft:
-    """`searched`: as `_retrieve` says it."""
-    passages = _passages(call.configuration, hits)
-    system = prompt.system_prompt(call.configuration, passages)
-    body = request.upstream(system, request.max_tokens, end_user(call))
-    estimate, bound = tokens.prompt_size(body)
-    _describe(call, request, hits)
-    need = Need(
-        kind="chat",
-        model=request.model,
-        input_tokens=estimate,
-        input_bound=bound,
-        output_tokens=request.max_tokens,
-        choices=request.choices,
-        requests=0 if searched else 1,  # the search for its documents has been counted as the request
-        again=searched,
-        streamed=request.stream,
-    )
-    return _Draft(request, body, hits[: len(passages)], need)
 
 
 def _prepared(
     call: Call,
-    draft: _Draft,
+    draft: Draft,
     reservation: Reservation,
     ticket: Ticket | None,
     thread: threads.Thread | None = None,
@@ -177,32 +140,10 @@ class _Early:
         return wish is None or (wish.stores is None and not self._call.service.cache.documents)
 
     async def reserve(self, look: tuple[Any, ...]) -> Row:
-        self.draft = _draft(self._call, self._request, [], 0)
+        self.draft = drafts.make(self._call, self._request, [], 0)
         searches = self._request.retrieval is not None and bool(self._request.question().strip())
         row, self.reservation = await self._call.look_and_reserve((*look, searches), self.draft.need)
         return row
-
-
-def _describe(call: Call, request: ChatRequest, hits: Sequence[Hit]) -> None:
-    """What the audit keeps of a request, but for its bodies."""
-    call.event.basic |= {
-        "prompt_digest": prompt_digest(call.configuration),
-        "messages": len(request.messages),
-        "characters": sum(len(tokens.message_text(message)) for message in request.messages),
-    }
-    call.event.detailed |= {
-        "stream": request.stream,
-        "choices": request.choices,
-        "temperature": request.temperature,
-        "max_tokens": request.max_tokens,
-        "documents": [hit.file_id for hit in hits],
-    }
-
-
-def end_user(call: Call) -> str:
-    """Whom the provider is told: the same user is the same text, which says nothing about who it is."""
-    identity = f"{call.configuration.tenant_uid}:{call.caller.user}"
-    return hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 async def _retrieve(call: Call, request: ChatRequest, state: State | None) -> tuple[list[Hit], int]:
@@ -226,19 +167,6 @@ async def _retrieve(call: Call, request: ChatRequest, state: State | None) -> tu
         filters=wish.filters,
     )
     return hits, max(1, tokens.estimate(question[:MAX_QUESTION])) if call.searched > before else 0
-
-
-def _passages(configuration: Configuration, hits: Sequence[Hit]) -> list[Passage]:
-    """As many of the best as leave room: a small tier's minute must also hold the question and its answer."""
-    most = limits.most_tokens(configuration.limits)
-    room = min(MAX_CONTEXT, most * 3 // 10) if most else MAX_CONTEXT
-    result: list[Passage] = []
-    for hit in hits:
-        room -= tokens.estimate(hit.text) + 24  # its frame
-        if room < 0 and result:
-            break
-        result.append(Passage(hit.file_id, hit.filename, hit.text))
-    return result
 
 
 async def whole(call: Call, prepared: Prepared) -> dict[str, Any]:
