@@ -25,6 +25,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
     "documents_state": ("SELECT", "UPDATE"),
     "audit": ("SELECT", "INSERT"),
     "response_cache": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "response_claims": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "conversations": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "conversation_items": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
@@ -42,6 +43,9 @@ FUNCTIONS: tuple[str, ...] = (
     "settle_call",
     "record_request",
     "look_and_reserve",
+    "claim_response",
+    "look_and_claim",
+    "claim_and_reserve",
 )
 """Functions that the runtime's group role may EXECUTE; none is overloaded, so the name is enough."""
 
