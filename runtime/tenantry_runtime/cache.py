@@ -11,17 +11,18 @@ import hashlib
 import logging
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 import psycopg
 
-from tenantry_runtime import prompt
+from tenantry_runtime import claims, errors, prompt
 from tenantry_runtime.chat_request import ChatRequest
+from tenantry_runtime.claims import Claim, Claims
 from tenantry_runtime.config import Configuration
 from tenantry_runtime.flight import Flight
 from tenantry_runtime.retrieval import SETTLING_SECONDS, Hit, State
@@ -48,13 +49,17 @@ TOGETHER = 8
 MAX_WAITING = 1000
 """Requests of a process that wait for others' answers; further ones go on by themselves, and meet the limits."""
 
-_LOOK = f"""
+_SEEN = f"""
 SELECT EXISTS (SELECT 1 FROM vector_store_files WHERE status = 'completed'),
-       d.changed_at > clock_timestamp() - interval '{SETTLING_SECONDS} seconds', d.changed_at, c.answer
+       d.changed_at > clock_timestamp() - interval '{SETTLING_SECONDS} seconds', d.changed_at, c.answer"""  # noqa: S608 - a constant of ours
+_WHERE = """
 FROM documents_state d
 LEFT JOIN response_cache c ON c.key = %s AND c.stored_at > clock_timestamp() - make_interval(secs => %s)
      AND (c.documents_at IS NULL OR c.documents_at = d.changed_at)
-"""  # noqa: S608 - a constant of ours
+"""
+_LOOK = _SEEN + _WHERE
+_FOLLOW = f"{_SEEN}, o.until > clock_timestamp() {_WHERE} LEFT JOIN response_claims o ON o.key = %s"
+"""As `_LOOK`, and whether another's claim is alive: false where it has run out, null where it was given back."""
 _ROW = "(%s::bytea, %s::timestamptz, clock_timestamp(), %s::int, %s::text)"
 _STORE = """
 INSERT INTO response_cache (key, documents_at, stored_at, bytes, answer)
@@ -77,17 +82,25 @@ DELETE FROM response_cache WHERE key IN (SELECT key FROM gone) RETURNING 1
 
 @dataclass
 class Ticket:
-    """A request whose answer may be given again.  `fresh`: it asked for a new one; `flight`: which others wait for."""
+    """A request whose answer may be given again.
+
+    `fresh`: it asked for a new one; `flight`: which others of this process wait for; `claim`: those of other replicas.
+    """
 
     key: bytes
     searches: bool
     fresh: bool
     state: State | None = None
     flight: Flight | None = None
+    claim: Claim | None = None
 
 
-Reserve = Callable[[tuple[Any, ...]], Awaitable[Row]]
-"""Runs look_and_reserve (migration 0013), given its first three values; the first four columns of its row."""
+class Reserve(Protocol):
+    async def __call__(self, look: tuple[Any, ...], claim: tuple[Any, ...] = (), /) -> Row:
+        """Run look_and_reserve (migration 0013), given its first three values; the first four columns of its row.
+
+        With `claim`: claim_and_reserve (0014), given its first two values; one column more.
+        """
 
 
 @dataclass
@@ -168,13 +181,14 @@ def again(text: str) -> Found:
 
 
 class ResponseCache:
-    """The tenant's table, which all replicas share, and the calls under way in this process."""
+    """The tenant's table, which all replicas share, and the calls under way in this process and, claimed, in others."""
 
     def __init__(self, service: "Service") -> None:
         self._service = service
+        self.claims = Claims(service)
         self._flights: dict[bytes, Flight] = {}
         self._waiting = 0
-        self._unstored: list[tuple[Ticket, str, Flight | None]] = []
+        self._unstored: list[tuple[Ticket, str, Flight | None, Claim | None]] = []
         self._storing = False
         self._rows = self._bytes = 0  # stored since the last sweep
         self._full = asyncio.Event()
@@ -196,6 +210,8 @@ class ResponseCache:
         elif flight is not None and self._waiting >= MAX_WAITING:
             flight = None
         if flight is None:
+            if ticket.flight and call.configuration.replicas > 1:
+                return await self._contend(call, ticket, reserve)
             if reserve is None:
                 return await self._look(call, ticket)
             key = None if ticket.fresh else ticket.key
@@ -212,6 +228,64 @@ class ResponseCache:
         finally:
             self._waiting -= 1
             flight.leave()
+
+    async def _contend(self, call: "Call", ticket: Ticket, reserve: Reserve | None) -> Found | None:
+        """As `find`, among all replicas: claims the answer, or waits for who has claimed it.
+
+        Who waits claims it in turn where a claim has run out, and goes on without one where it was given back (that
+        answer could not be had, or not be kept) or where it has waited for long.
+        """
+        ends = asyncio.get_running_loop().time() + self._service.provider.timeout_seconds + 10
+        while True:
+            found, lost = await self._claim(call, ticket, reserve)
+            if not lost or self._waiting >= MAX_WAITING:
+                return found
+            self._waiting += 1
+            try:
+                found, ran_out = await self._follow(call, ticket, ends)
+            finally:
+                self._waiting -= 1
+            if not ran_out:
+                return found
+
+    async def _claim(self, call: "Call", ticket: Ticket, reserve: Reserve | None) -> tuple[Found | None, bool]:
+        """What is found, or else whether another has claimed it."""
+        claim = ticket.claim = await self.claims.make(ticket.key)
+        lease = (claim.owner, claims.LEASE_SECONDS)
+        look = (ticket.key, call.configuration.cache.ttl_seconds, SETTLING_SECONDS)
+        if reserve:
+            try:
+                row = await reserve(look, lease)
+            except errors.ApiError:  # a refusal leaves no claim
+                ticket.claim = None
+                raise
+        else:
+            budget = call.configuration.budget
+            row = await call.claim(claims.LOOK_AND_CLAIM, (*lease, *look, budget.time_zone if budget else "UTC"))
+        if row[4]:
+            self.claims.hold(claim)
+            if ticket.flight:
+                ticket.flight.stalled = lambda: self._yield(ticket)
+        else:
+            ticket.claim = None
+        return self._seen(ticket, row), row[4] is False
+
+    async def _follow(self, call: "Call", ticket: Ticket, ends: float) -> tuple[Found | None, bool]:
+        """The answer that another replica has stored, or else whether its claim has run out."""
+        now, pause = asyncio.get_running_loop().time, claims.FIRST_PAUSE
+        values = (ticket.key, call.configuration.cache.ttl_seconds, ticket.key)
+        while now() < ends:
+            await asyncio.sleep(pause)
+            pause = min(pause * claims.SLOWER, claims.LAST_PAUSE)
+            rows = await self._service.store.ask(_FOLLOW, values)  # the wait is ours: its queries are not billed
+            if not rows:
+                break
+            found, alive = self._seen(ticket, rows[0]), rows[0][4]
+            if found or alive is None or rows[0][3] is not None:
+                return found, False
+            if not alive:
+                return None, True
+        return None, False
 
     async def _look(self, call: "Call", ticket: Ticket) -> Found | None:
         rows = await call.ask(_LOOK, (ticket.key, call.configuration.cache.ttl_seconds))
@@ -247,9 +321,10 @@ class ResponseCache:
             self.give_up(ticket)
             return
         flight, ticket.flight = ticket.flight, None
+        claim, ticket.claim = ticket.claim, None
         if flight:
             flight.land(text)
-        self._unstored.append((ticket, text, flight))
+        self._unstored.append((ticket, text, flight, claim))
         if not self._storing:
             self._storing = True
             self._service.finish(self._store())
@@ -257,6 +332,13 @@ class ResponseCache:
     def give_up(self, ticket: Ticket) -> None:
         """There will be no answer to give: those who wait go on by themselves."""
         self._end(ticket, None)
+        self._yield(ticket)
+
+    def _yield(self, ticket: Ticket) -> None:
+        """Let other replicas go on by themselves."""
+        claim, ticket.claim = ticket.claim, None
+        if claim:
+            self.claims.give_back(claim)
 
     def _end(self, ticket: Ticket, text: str | None) -> None:
         flight, ticket.flight = ticket.flight, None
@@ -273,14 +355,17 @@ class ResponseCache:
         try:
             while self._unstored:
                 taken, self._unstored = self._unstored[:TOGETHER], self._unstored[TOGETHER:]
-                rows = {ticket.key: (self._version(ticket), len(text.encode()), text) for ticket, text, _ in taken}
+                rows = {ticket.key: (self._version(ticket), len(text.encode()), text) for ticket, text, *_ in taken}
+                held = [claim for *_, claim in taken if claim]
                 try:
-                    await self._write(rows)
+                    await self._write(rows, held)
                 except (StoreUnavailableError, psycopg.Error) as error:
                     log.warning("answers could not be kept for the next time: %s", type(error).__name__)
                 finally:
-                    for ticket, _, flight in taken:
+                    for ticket, _, flight, claim in taken:
                         self._forget(ticket, flight)
+                        if claim:
+                            self.claims.forget(claim)
                 self._rows += len(rows)
                 self._bytes += sum(size for _, size, _ in rows.values())
                 if self._rows >= SWEEP_ROWS or self._bytes >= SWEEP_BYTES:
@@ -288,11 +373,14 @@ class ResponseCache:
         finally:
             self._storing = False
 
-    async def _write(self, rows: dict[bytes, tuple[datetime | None, int, str]]) -> None:
+    async def _write(self, rows: dict[bytes, tuple[datetime | None, int, str]], held: list[Claim]) -> None:
         # All replicas write them in one order, so that none waits for another that waits for it; the sweep waits for
         # nobody.  Nor does a commit of this table alone wait for a disk: so it may go with what is read.
         values = [value for key, row in sorted(rows.items()) for value in (key, *row)]
-        await self._service.store.ask(_STORE.format(", ".join([_ROW] * len(rows))), values)
+        statement = _STORE.format(", ".join([_ROW] * len(rows)))
+        if held:
+            statement, values = claims.WITH_STORING + statement, [*claims.arrays(held), *values]
+        await self._service.store.ask(statement, values)
 
     async def run(self, every: float = 60) -> None:
         """Remove what nobody will be given, until cancelled."""
@@ -318,3 +406,5 @@ class ResponseCache:
         removed = BATCH
         while removed == BATCH:
             removed = len(await self._service.store.fetch(_SWEEP, (seconds, MAX_ROWS, MAX_BYTES, BATCH)))
+        if configuration.replicas > 1:
+            await self.claims.sweep()

@@ -79,6 +79,12 @@ class Call:
         self.queries += 1
         return await self.service.store.ask(statement, values)
 
+    async def claim(self, statement: str, values: Sequence[Any]) -> Row:
+        """The row of a statement that takes the meter's lock, and that no disk is waited for: see `Store.begin`."""
+        self.queries += 1
+        (row,), _ = await self.service.store.begin(statement, values, hurry=False)
+        return row
+
     async def fetch(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         """Run a statement for this request, which pays for it."""
         self.queries += 1
@@ -96,11 +102,13 @@ class Call:
         event = self._about(need, event or self.event)
         return await self.service.ledger.reserve(self.configuration, self.caller, need, event)
 
-    async def look_and_reserve(self, look: tuple[Any, ...], need: Need) -> tuple[Row, Reservation | None]:
+    async def look_and_reserve(
+        self, look: tuple[Any, ...], need: Need, claim: tuple[Any, ...] = ()
+    ) -> tuple[Row, Reservation | None]:
         """As `reserve`, unless a look into the cache finds the answer: see `Ledger.look_and_reserve`."""
         self.queries += 1
         event = self._about(need, self.event)
-        return await self.service.ledger.look_and_reserve(look, self.configuration, self.caller, need, event)
+        return await self.service.ledger.look_and_reserve(look, self.configuration, self.caller, need, event, claim)
 
     def _about(self, need: Need, event: Event) -> Event:
         if event.resource_type == "model":

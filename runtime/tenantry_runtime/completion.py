@@ -139,10 +139,10 @@ class _Early:
         wish = self._request.retrieval
         return wish is None or (wish.stores is None and not self._call.service.cache.documents)
 
-    async def reserve(self, look: tuple[Any, ...]) -> Row:
+    async def reserve(self, look: tuple[Any, ...], claim: tuple[Any, ...] = ()) -> Row:
         self.draft = drafts.make(self._call, self._request, [], 0)
         searches = self._request.retrieval is not None and bool(self._request.question().strip())
-        row, self.reservation = await self._call.look_and_reserve((*look, searches), self.draft.need)
+        row, self.reservation = await self._call.look_and_reserve((*look, searches), self.draft.need, claim)
         return row
 
 

@@ -201,6 +201,11 @@ class Configuration(Model):
     documents: Documents
     embedding: Embedding
     cache: Cache = Cache()
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        description="Processes of this service as a rule.  Where there are several, they share calls in flight.",
+    )
     leak_guard: LeakGuard = LeakGuard()
     compliance: Compliance = Compliance()
     spec: dict[str, Any] = Field(

@@ -20,7 +20,8 @@ AHEAD_FOR_OTHERS = 4096
 class Flight:
     """A call under way.  `version`: of the documents that it answers from; `waiting`: how many wait for it.
 
-    `ahead`: a stream's chunks that have come and were not yielded yet.
+    `ahead`: a stream's chunks that have come and were not yielded yet.  `stalled` is called where a slow client holds
+    them up: for those who wait where this process does not know of them, on other replicas.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Flight:
         self.waiting = 0
         self.ahead: deque[Chunk] = deque()
         self.moved = asyncio.Event()
+        self.stalled: Callable[[], None] = lambda: None
         self._answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     def land(self, answer: str | None) -> None:
@@ -76,6 +78,7 @@ async def carried(
                 ready.append(chunk)
                 news.set()
                 while not gone and len(ready) >= (AHEAD_FOR_OTHERS if flight.waiting else AHEAD):
+                    flight.stalled()
                     flight.moved.clear()
                     await flight.moved.wait()
             complete = True

@@ -1,6 +1,6 @@
 """The ledger's client: reserve before a call, settle after it, record what reached no model.
 
-The arithmetic is in the database (migrations 0002, 0006, 0012 and 0013), so that all replicas share it and its clock.
+The arithmetic is in the database (migrations 0002, 0006 and 0012 to 0014), so that all replicas share it and its clock.
 Each statement writes the audit's row in the same transaction.
 """
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _OUTCOME = "outcome, granted, wait, fits, requests_left, requests_size, tokens_left, tokens_size"
 _RESERVE = function(_OUTCOME, "reserve_call", 30)
 _LOOK_AND_RESERVE = function(f"documents, settling, changed_at, answer, {_OUTCOME}", "look_and_reserve", 34)
+_CLAIM_AND_RESERVE = function(f"documents, settling, changed_at, answer, claimed, {_OUTCOME}", "claim_and_reserve", 36)
+_OUTCOMES = _OUTCOME.count(",") + 1
 _SETTLE = function("settle_call", "settle_call", 20)
 
 _NONE: list[Row] = [(False,)]
@@ -71,15 +73,23 @@ class Ledger:
         return self._granted(reservation, values, row)
 
     async def look_and_reserve(
-        self, look: tuple[Any, ...], configuration: Configuration, caller: Caller, need: Need, event: Event
+        self,
+        look: tuple[Any, ...],
+        configuration: Configuration,
+        caller: Caller,
+        need: Need,
+        event: Event,
+        claim: tuple[Any, ...] = (),
     ) -> tuple[Row, Reservation | None]:
         """As `reserve`, where a look into the cache finds nothing: its row, and the reservation, if there is one.
 
-        `look`, its row, and where nothing is reserved: see look_and_reserve in migration 0013.
+        `look`, its row, and where nothing is reserved: see look_and_reserve in migration 0013; with `claim`, its owner
+        and seconds: claim_and_reserve in 0014, and the row says too whether the answer was claimed.
         """
         reservation, values = self._request(configuration, caller, need, event)
-        row = await self._begin(reservation, _LOOK_AND_RESERVE, (*look, *values), need.streamed)
-        seen, outcome = row[:4], row[4:]
+        statement = _CLAIM_AND_RESERVE if claim else _LOOK_AND_RESERVE
+        row = await self._begin(reservation, statement, (*claim, *look, *values), need.streamed)
+        seen, outcome = row[:-_OUTCOMES], row[-_OUTCOMES:]
         return seen, self._granted(reservation, values, outcome) if outcome[0] else None
 
     def _request(

@@ -60,7 +60,7 @@ class Service:
     async def start(self, file: CredentialsFile | None = None) -> None:
         """Begin all background work; waits for none of the stores."""
         await self.store.open()
-        parts = (self.live, self.guard, self.ledger, self.ingestion, self.cache)
+        parts = (self.live, self.guard, self.ledger, self.ingestion, self.cache, self.cache.claims)
         for work in (*(part.run() for part in parts), self._connect_vectors(), retention.keep_house(self)):
             self._background(work)
         if file:

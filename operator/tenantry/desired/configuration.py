@@ -68,6 +68,7 @@ def configuration(resolved: Resolved) -> config.Configuration:
         cache=config.Cache(
             mode=resolved.cache.mode, scope=resolved.cache.scope, ttl_seconds=seconds(resolved.cache.ttl)
         ),
+        replicas=resolved.replicas,
         leak_guard=config.LeakGuard(
             foreign_tenant=resolved.leak_guard.foreign_tenant, secrets=resolved.leak_guard.secrets
         ),

@@ -259,7 +259,7 @@ class Tenant:
     def delete_key(self, key: str) -> None:
         self.sql("DELETE FROM access_keys WHERE key_sha256 = %s", (key_sha256(key),))
 
-    def apply(self, replicas: "tuple[Replica, ...]", **changes: Any) -> None:
+    def apply(self, replicas: "tuple[Replica, ...]", /, **changes: Any) -> None:
         """Change the configuration and wait until each of these replicas has it; the ledger starts anew."""
         digest = self.configure(**changes).digest()
         for replica in replicas:

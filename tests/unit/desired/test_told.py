@@ -95,6 +95,12 @@ def test_the_cache_is_the_tenants():
     assert made == config.Cache(mode="Deterministic", scope="User", ttl_seconds=5400)
 
 
+def test_the_runtime_knows_whether_it_is_alone():
+    assert configuration.configuration(samples.resolved("acme")).replicas == 1
+    asked = samples.resolved("acme", runtime={"replicas": {"min": 3}})
+    assert configuration.configuration(asked).replicas == 3
+
+
 def test_conversations_are_kept_until_deleted_unless_said_otherwise():
     assert configuration.configuration(samples.resolved("acme")).conversations_retention_days is None
     asked = samples.resolved("acme", ai={"conversations": {"retentionDays": 30}})
