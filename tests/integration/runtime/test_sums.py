@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tenantry_runtime.config import Limits, ModelPrice, SubjectLimits, UnitPrices
+from tenantry_runtime.config import Cache, Limits, ModelPrice, SubjectLimits, UnitPrices
 from tests.integration.runtime.stack import Replica, Stack, Tenant, eventually
 from tests.integration.runtime.upstream import Upstream, chunk, delta
 
@@ -109,6 +110,8 @@ class Client:
             "mood": chance.choices(("fine", "500", "429", "400", "garbage", "break"), (20, 1, 1, 1, 1, 1))[0],
             "usage": chance.choice((usage, usage, usage, None)),
         }
+        if chance.random() < 0.25:  # what others ask too
+            order = {"mood": chance.choice(("fine", "break")), "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
         chat = {"messages": [{"role": "user", "content": json.dumps(order)}], "stream": what in ("stream", "leave")}
         key = "tk-nobody" if what == "stranger" else chance.choice(self.keys)
         path, body = {
@@ -151,11 +154,15 @@ def same(tenant: Tenant) -> tuple[Any, ...]:
     return row
 
 
-def test_the_sums_are_the_same_to_the_nano_dollar(stack: Stack) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_sums_are_the_same_to_the_nano_dollar(stack: Stack, shared: bool) -> None:
+    """`shared`: the replicas keep answers, and claim those that are under way."""
     print(f"seed {SEED}, {CALLS} calls")
     with Moody() as moody, ExitStack() as running:
         tenant = stack.tenant(
             provider_url=moody.url,
+            cache=Cache(mode="All" if shared else "Off"),
+            replicas=3 if shared else 1,
             unit_prices=UnitPrices(database_query_nano=311, vector_search_nano=1009),
             limits=Limits(concurrency=20, per_user=SubjectLimits(requests_per_minute=CALLS)),
             prices={
