@@ -46,6 +46,8 @@ BATCH = 500
 """Rows that one statement removes."""
 TOGETHER = 8
 """Answers that one statement stores at most."""
+STORE_SECONDS = 0.025
+"""Between two times of storing: a busy replica's answers go together, and cost a statement for many of them."""
 MAX_WAITING = 1000
 """Requests of a process that wait for others' answers; further ones go on by themselves, and meet the limits."""
 
@@ -101,6 +103,10 @@ class Reserve(Protocol):
 
         With `claim`: claim_and_reserve (0014), given its first two values; one column more.
         """
+
+
+_Unstored = tuple[Ticket, str, Flight | None, Claim | None]
+"""An answer to be kept, as JSON; its flight and its claim end once it is."""
 
 
 @dataclass
@@ -188,7 +194,7 @@ class ResponseCache:
         self.claims = Claims(service)
         self._flights: dict[bytes, Flight] = {}
         self._waiting = 0
-        self._unstored: list[tuple[Ticket, str, Flight | None, Claim | None]] = []
+        self._unstored: list[_Unstored] = []
         self._storing = False
         self._rows = self._bytes = 0  # stored since the last sweep
         self._full = asyncio.Event()
@@ -351,27 +357,35 @@ class ResponseCache:
             del self._flights[ticket.key]
 
     async def _store(self) -> None:
-        """Write what is to be kept, and then what came meanwhile, until nothing is left."""
+        """Write what is to be kept at once, and what comes meanwhile a little later, until nothing is left.
+
+        An answer's flight stays on the board until then, for those who ask this replica.
+        """
         try:
             while self._unstored:
-                taken, self._unstored = self._unstored[:TOGETHER], self._unstored[TOGETHER:]
-                rows = {ticket.key: (self._version(ticket), len(text.encode()), text) for ticket, text, *_ in taken}
-                held = [claim for *_, claim in taken if claim]
-                try:
-                    await self._write(rows, held)
-                except (StoreUnavailableError, psycopg.Error) as error:
-                    log.warning("answers could not be kept for the next time: %s", type(error).__name__)
-                finally:
-                    for ticket, _, flight, claim in taken:
-                        self._forget(ticket, flight)
-                        if claim:
-                            self.claims.forget(claim)
-                self._rows += len(rows)
-                self._bytes += sum(size for _, size, _ in rows.values())
+                unstored, self._unstored = self._unstored, []
+                parts = [unstored[at : at + TOGETHER] for at in range(0, len(unstored), TOGETHER)]
+                await asyncio.gather(*map(self._store_some, parts))
                 if self._rows >= SWEEP_ROWS or self._bytes >= SWEEP_BYTES:
                     self._full.set()
+                await asyncio.sleep(STORE_SECONDS)
         finally:
             self._storing = False
+
+    async def _store_some(self, taken: Sequence[_Unstored]) -> None:
+        rows = {ticket.key: (self._version(ticket), len(text.encode()), text) for ticket, text, *_ in taken}
+        held = [claim for *_, claim in taken if claim]
+        try:
+            await self._write(rows, held)
+        except (StoreUnavailableError, psycopg.Error) as error:
+            log.warning("answers could not be kept for the next time: %s", type(error).__name__)
+        finally:
+            for ticket, _, flight, claim in taken:
+                self._forget(ticket, flight)
+                if claim:
+                    self.claims.forget(claim)
+        self._rows += len(rows)
+        self._bytes += sum(size for _, size, _ in rows.values())
 
     async def _write(self, rows: dict[bytes, tuple[datetime | None, int, str]], held: list[Claim]) -> None:
         # All replicas write them in one order, so that none waits for another that waits for it; the sweep waits for

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,3 +311,31 @@ def test_a_wish_is_in_the_key_with_every_field_that_it_has() -> None:
     assert request.retrieval == RetrievalWish(5, 0.2, None)
     changed = replace(request, retrieval=replace(request.retrieval, top_k=6))
     assert cache.key(SETTINGS, None, changed) != cache.key(SETTINGS, None, request)
+
+
+# --- Storing -------------------------------------------------------------------------------------------------
+
+
+async def test_a_busy_replica_stores_together_what_one_alone_stores_at_once() -> None:
+    statements: list[tuple[float, int]] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def ask(statement: str, values: list[Any]) -> list[Any]:
+        statements.append((asyncio.get_running_loop().time(), len(values) // 4))
+        return []
+
+    def finish(work: Any) -> asyncio.Task[None]:
+        tasks.append(asyncio.create_task(work))
+        return tasks[-1]
+
+    service: Any = SimpleNamespace(store=SimpleNamespace(ask=ask), finish=finish)
+    store, tickets = cache.ResponseCache(service), [cache.Ticket(b"%d" % number, False, False) for number in range(20)]
+    began = asyncio.get_running_loop().time()
+    for ticket in tickets:
+        store.keep(ticket, answer(), [])
+        if ticket is tickets[0]:
+            await asyncio.sleep(0.001)
+    await asyncio.gather(*tasks)
+    assert [rows for _, rows in statements] == [1, 8, 8, 3]
+    assert statements[0][0] < began + cache.STORE_SECONDS <= statements[1][0]
+    assert len(tasks) == 1
