@@ -55,6 +55,8 @@ def test_what_compliance_keeps_outlives_the_tenant(operator):
     until(lambda: world.condition("audited-not", "WithinBudget").get("reason") == "BudgetAlert", "it is said")
     assert world.seen("audited-not")["status"]["spend"]["alerted"] == [50]
     assert world.condition("audited-not")["status"] == "True"
+    shown = {"tenant": "audited-not", "type": "WithinBudget", "status": "True", "reason": "BudgetAlert"}
+    until(lambda: world.replicas[-1].value("tenantry_tenant_condition", **shown) == 1, "it is in the metrics")
     # What `kubectl get tenants` prints is the API server's own table.
     table = world.table(f"{GROUP}/tenants")
     assert table["audited-not"] | {"Tier": "free", "Ready": "True", "Spend": "0.60"} == table["audited-not"]

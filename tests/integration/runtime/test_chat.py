@@ -55,6 +55,10 @@ def test_a_request_may_lower_but_not_raise(client: openai.OpenAI, upstream: Upst
         assert "max_tokens" not in upstream.asked[-1]
         assert upstream.asked[-1]["temperature"] == 0.1
         assert raw.headers["x-tenantry-max-tokens"] == str(sent)
+    for hot in (0.8, 2):  # the tenant's is 0.7
+        client.chat.completions.create(model="gpt-4o-mini", messages=HELLO, temperature=hot)
+        client.responses.create(model="gpt-4o-mini", input="Hello?", temperature=hot, store=False)
+        assert [asked["temperature"] for asked in upstream.asked[-2:]] == [0.7, 0.7]
 
 
 def test_the_tiers_default_model_is_taken_and_others_are_refused(client: openai.OpenAI, upstream: Upstream) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -50,14 +51,71 @@ def many(tenant: Tenant, replicas: tuple[Replica, ...], count: int) -> list[int]
         return list(pool.map(one, range(count)))
 
 
-def test_three_replicas_share_the_minutes_requests(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
-    tenant.apply(replicas, limits=Limits(requests_per_minute=5), budget=None)
+@pytest.fixture(scope="module")
+def three(tenant: Tenant, replicas: tuple[Replica, Replica]) -> Iterator[tuple[Replica, ...]]:
+    """Three replicas."""
     with tenant.replica() as third:
-        started = time.monotonic()
-        statuses = many(tenant, (*replicas, third), 30)
-        refilled = int((time.monotonic() - started) * 5 / 60) + 1
-        assert set(statuses) == {200, 429}
-        assert 5 <= statuses.count(200) <= 5 + refilled
+        yield (*replicas, third)
+
+
+def test_three_replicas_share_the_minutes_requests(tenant: Tenant, three: tuple[Replica, ...]) -> None:
+    tenant.apply(three, limits=Limits(requests_per_minute=5), budget=None)
+    started = time.monotonic()
+    statuses = many(tenant, three, 30)
+    refilled = int((time.monotonic() - started) * 5 / 60) + 1
+    assert set(statuses) == {200, 429}
+    assert 5 <= statuses.count(200) <= 5 + refilled
+
+
+@pytest.mark.parametrize("limit", ["tokens_per_minute", "tokens_per_day"])
+def test_three_replicas_share_the_tokens(
+    tenant: Tenant, three: tuple[Replica, ...], upstream: Upstream, limit: str
+) -> None:
+    upstream.all_that_is_granted = True
+    upstream.delay = 0.2
+    tenant.apply(three, limits=Limits(**{limit: 1500}), budget=None)
+    started = time.monotonic()
+    assert set(many(tenant, three, 48)) == {200, 429}
+    refilled = (time.monotonic() - started) * 1500 / 60 + 1 if limit == "tokens_per_minute" else 0
+    tenant.settled()
+    ((used,),) = tenant.sql("SELECT sum(tokens_in + tokens_out) FROM ledger")
+    assert 1000 < used <= 1500 + refilled
+
+
+def test_three_replicas_share_the_concurrency(tenant: Tenant, three: tuple[Replica, ...], upstream: Upstream) -> None:
+    tenant.apply(three, limits=Limits(concurrency=2), budget=None)
+    upstream.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(many, tenant, three, 12)
+        eventually(lambda: len(upstream.asked) == 2)
+        eventually(lambda: sum(replica.metric("tenantry_rate_limited_total", limit="concurrency") for replica in three))
+        eventually(lambda: tenant.sql("SELECT count(*) FROM audit WHERE status = '429'") == [(10,)])
+        assert len(upstream.asked) == 2
+        upstream.gate.set()
+        assert sorted(running.result(60)) == [200] * 2 + [429] * 10
+
+
+def test_five_hundred_users_over_three_replicas_never_exceed_their_tenant(
+    tenant: Tenant, three: tuple[Replica, ...]
+) -> None:
+    limits = Limits(requests_per_minute=60, per_user=SubjectLimits(requests_per_minute=5))
+    tenant.apply(three, limits=limits, budget=None)
+    key = tenant.add_key("for-all", act=True)
+    clients = [replica.client(key) for replica in three]
+
+    def one(number: int) -> str:
+        try:
+            ask(clients[number % 3], extra_headers={"X-Tenantry-User": f"user-{number}"})
+        except openai.RateLimitError as error:
+            return str(error.body["limit"])
+        return "ok"
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(one, range(500)))
+    refilled = int(time.monotonic() - started) + 1
+    assert set(outcomes) == {"ok", "requests"}
+    assert 60 <= outcomes.count("ok") <= 60 + refilled
 
 
 def test_each_user_has_limits_of_its_own_within_the_tenants(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
@@ -233,14 +291,14 @@ def test_concurrency_is_the_tenants(tenant: Tenant, replicas: tuple[Replica, Rep
 
 
 def test_fifty_parallel_calls_on_a_budget_for_three(
-    tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream
+    tenant: Tenant, replicas: tuple[Replica, Replica], three: tuple[Replica, ...], upstream: Upstream
 ) -> None:
     upstream.all_that_is_granted = True
     upstream.delay = 0.5
     each = 20 * 150 + 500 * 600
     budget = 3 * each
-    tenant.apply(replicas, limits=Limits(), budget=Budget(monthly_nano=budget))
-    statuses = many(tenant, replicas, 50)
+    tenant.apply(three, limits=Limits(), budget=Budget(monthly_nano=budget))
+    statuses = many(tenant, three, 50)
     tenant.settled()
     assert set(statuses) == {200, 429}
     assert each <= tenant.spent() <= budget
@@ -254,6 +312,10 @@ def test_fifty_parallel_calls_on_a_budget_for_three(
     assert tenant.sql("SELECT database_queries FROM ledger WHERE kind = 'documents'") == [(1,)]
     told = "SELECT event_type, status FROM audit WHERE action = 'files.list'"
     assert tenant.sql(told) == [("data_access", "200")]
+    for path in ("usage", "audit"):
+        assert client.get(f"/{path}", cast_to=httpx.Response).status_code == 200
+        recorded = "SELECT l.database_queries > 0, a.status FROM ledger l JOIN audit a USING (id) WHERE l.kind = %s"
+        assert tenant.sql(recorded, (path,)) == [(True, "200")]
     tenant.configure(budget=Budget(monthly_nano=100 * each))
 
     def open_again() -> bool:

@@ -84,6 +84,21 @@ def test_a_month_by_day_kind_model_user_and_key(
     assert usage(replicas[0], tenant.key).json()["total"]["costNano"] == spent
 
 
+def test_what_the_ledger_does_for_itself_is_no_database_query(
+    tenant: Tenant, replicas: tuple[Replica, Replica]
+) -> None:
+    client = replicas[0].client(tenant.key)
+    # One looks whether there are documents; key, limits, reservation, settlement and audit are the service's own.
+    for retrieval, queries in ((True, 1), (False, 0)):
+        tenant.settled()
+        tenant.reset()
+        ask(client, extra_body={"tenantry": {"retrieval": retrieval}})
+        tenant.settled()
+        assert tenant.sql("SELECT database_queries, database_nano FROM ledger") == [(queries, 7 * queries)]
+        answer = usage(replicas[0], tenant.key).json()
+        assert answer["breakdown"]["database"]["queries"] == queries
+
+
 def test_a_past_month_is_its_own(tenant: Tenant, replicas: tuple[Replica, Replica]) -> None:
     tenant.sql(
         "INSERT INTO totals (day, month, kind, model, key_uid, user_name, calls, tokens_in, tokens_out, "
