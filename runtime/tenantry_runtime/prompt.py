@@ -29,7 +29,7 @@ MAX_RENDERED = 32_768
 DEFAULT_TEMPLATE = """\
 You are the assistant of {{ tenantName }}. Be accurate and brief.
 {% if customInstructions %}{{ customInstructions }}{% endif %}"""
-"""The template of the tiers that ship."""
+"""The least that a template should say; the tiers that ship have templates of their own."""
 
 _ALLOWED: tuple[type[nodes.Node], ...] = (
     nodes.Template,

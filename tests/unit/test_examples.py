@@ -9,7 +9,7 @@ import yaml
 from tenantry.api import Tenant, TenantSpec, TenantTier
 from tenantry.api.region import DataRegionSpec
 from tenantry.resolve import Resolved, resolve
-from tenantry_runtime.prompt import check
+from tenantry_runtime import prompt
 from tests import samples
 from tests.helm import CHARTS, TIERS, helm_needed, loaded, render
 
@@ -73,7 +73,11 @@ def test_the_charts_tiers_are_the_examples(name):
 
 @pytest.mark.parametrize("name", TIERS)
 def test_the_runtime_takes_the_tiers_templates(name):
-    check(samples.tier_manifest(name)["spec"]["systemPromptTemplate"])
+    template = samples.tier_manifest(name)["spec"]["systemPromptTemplate"]
+    prompt.check(template)
+    told = {"tenantName": "Acme Corp", "tenantTier": name, "customInstructions": "Answer in French."}
+    text = prompt.render(template, told)
+    assert all(value in text for value in told.values())
 
 
 # -- examples and schemas --------------------------------------------------------------------
@@ -86,7 +90,7 @@ def test_example_tenants_resolve(path):
     region = samples.region(jurisdiction="US")
     found = resolve(tenant, samples.tiers(), {region.name: region})
     assert isinstance(found, Resolved), found
-    check(found.template)
+    prompt.check(found.template)
 
 
 @pytest.mark.parametrize("name", ["region.yaml", "accesskey.yaml"])

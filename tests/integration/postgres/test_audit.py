@@ -181,6 +181,24 @@ async def test_what_is_past_its_retention_goes(backend: PostgresBackend, tenant:
     ]
 
 
+async def test_strays_past_their_retention_go_a_batch_at_a_time(backend: PostgresBackend, tenant: Tenant) -> None:
+    """Rows of long ago in the DEFAULT partition, more than one statement may delete."""
+    await settled(backend, tenant)
+    long_ago = at(month(today(tenant), 30))
+    tenant.superuser(
+        "INSERT INTO {runtime}.audit (id, phase, at, event_type, action) SELECT gen_random_uuid(), 'event',"
+        f" timestamptz '{long_ago.isoformat()}' + make_interval(secs => i), 'api_call', 'test'"
+        f" FROM generate_series(1, {audit.BATCH + 10}) i RETURNING 1"
+    )
+    for _ in range(3):
+        await backend.ensure(tenant.plan())
+    assert partitions(tenant)["audit_default"] == 0
+    told = tenant.superuser(
+        "SELECT (details->>'rows')::int FROM {runtime}.audit WHERE event_type = 'deletion' ORDER BY at"
+    )
+    assert told == [(audit.BATCH,), (10,)]
+
+
 async def test_a_detached_month_and_a_lost_default_come_back(backend: PostgresBackend, tenant: Tenant) -> None:
     await settled(backend, tenant)
     add(tenant, None)
