@@ -37,6 +37,10 @@ class ApiError(Exception):
         return Response(orjson.dumps(self.body()), self.status, self.headers, "application/json")
 
 
+LONGEST_WAIT = 120
+"""Seconds of a Retry-After beyond which the official SDK tries again after its own few seconds instead."""
+
+
 def wrong_key() -> ApiError:
     return ApiError(
         401,
@@ -100,7 +104,10 @@ def upstream_failed(message: str, status: int = 502) -> ApiError:
 def rate_limited(
     limit: str, kind: str, sentence: str, wait: float, remaining: float, headers: Mapping[str, str]
 ) -> ApiError:
-    """429 with the seconds after which the same call fits: whole in ``Retry-After``, exact in the body."""
+    """429 with the seconds after which the same call fits: whole in ``Retry-After``, exact in the body.
+
+    Where that is longer than the SDK waits, such as until tomorrow, it is told not to ask in vain.
+    """
     wait = math.ceil(wait * 1000) / 1000
     return ApiError(
         429,
@@ -111,6 +118,7 @@ def rate_limited(
             **headers,
             "Retry-After": str(max(1, math.ceil(wait))),
             "retry-after-ms": str(math.ceil(wait * 1000)),
+            **({"x-should-retry": "false"} if wait > LONGEST_WAIT else {}),
         },
         extra={"limit": limit, "retryAfter": wait, "remaining": max(0, math.floor(remaining))},
     )

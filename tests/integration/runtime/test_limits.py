@@ -270,9 +270,12 @@ def test_the_days_tokens(tenant: Tenant, replicas: tuple[Replica, Replica], upst
     client = replicas[0].client(tenant.key)
     ask(client)
     with pytest.raises(openai.RateLimitError, match="700 tokens a day") as refused:
-        ask(replicas[1].client(tenant.key))
+        ask(replicas[1].client(tenant.key, max_retries=2))
     assert refused.value.body["limit"] == "day"
-    assert 0 < refused.value.body["retryAfter"] <= 86_400
+    wait = refused.value.body["retryAfter"]
+    assert 0 < wait <= 86_400
+    # The SDK, which does not wait until tomorrow, is refused once and not three times.
+    assert wait <= 120 or tenant.sql("SELECT count(*) FROM audit WHERE status = '429'") == [(1,)]
 
 
 def test_concurrency_is_the_tenants(tenant: Tenant, replicas: tuple[Replica, Replica], upstream: Upstream) -> None:

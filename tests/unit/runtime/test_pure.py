@@ -165,6 +165,13 @@ def test_every_refusal_is_a_sentence_in_openais_object(outcome: str) -> None:
     assert (error.headers.get("x-should-retry") == "false") is (outcome == "budget")
 
 
+@pytest.mark.parametrize(("wait", "again"), [(0.5, True), (120, True), (120.001, False), (40_000, False)])
+def test_who_would_wait_longer_than_the_sdk_does_is_told_not_to_try_again(wait: float, again: bool) -> None:
+    error = limits.refusal(Limits(**LIMITS), "day", wait, None, Left(), {})
+    assert ("x-should-retry" not in error.headers) is again
+    assert error.headers.get("x-should-retry", "false") == "false"
+
+
 def test_errors_have_openais_shape() -> None:
     for error in (
         errors.wrong_key(),
