@@ -9,16 +9,25 @@ what it can't read in plain text.  Here every phase of a connection has an end:
 - what is still sent after the answer (a body that was too large) is read and thrown away for `LINGER_SECONDS`
 - an answer that the client does not read: `UNREAD_SECONDS`, and a second more for each `RATE` bytes that it has taken
 
+What all clients of a port leave unread is bounded, too (`MAX_UNREAD`): above it those whose end is nearest, so who read
+least for longest, are cut at once.  To know it, a whole answer goes to the transport in pieces, once the application
+has returned: a transport holds what it was given until the last byte of it is sent, and tells only of what is not.
+
 Deadlines are looked at once a second for all connections together: a request sets no timer.
 """
 
 import asyncio
+import math
+import socket
+import struct
+from collections import deque
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Literal
 
 import orjson
 import uvicorn
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -33,6 +42,15 @@ BODY_SECONDS = 20.0
 UNREAD_SECONDS = 40.0
 """With what a transport holds at `RATE` less than a reservation outlives its call (`service.LEASE_MARGIN`): a stream
 that nobody reads is settled before its lease runs out."""
+MAX_UNREAD = 96 * 1024 * 1024
+"""Bytes of whole answers that all clients of a port together may leave unread, beside `PIECE` and `AHEAD` of each: more
+than two of the largest there are (`provider.MAX_ANSWER`)."""
+PIECE = 32 * 1024
+AHEAD = 16 * 1024
+"""Bytes that a transport takes before it asks to wait."""
+SYSTEM = 128 * 1024
+"""Bytes of a connection (twice that, as Linux counts) that the system takes; by itself it takes up to 4 MB, which are
+the Pod's memory too, and would tell of a slow reader's progress only when a third of them has been read."""
 LINGER_SECONDS = 20.0
 RATE = 4096
 """Bytes a second below which a client is too slow."""
@@ -58,16 +76,25 @@ class Connection(HttpToolsProtocol):
         self._head = 0  # bytes of this request's line, headers and trailers
         self._unparsed = 0  # bytes since the parser last told of something complete
         self._received = 0  # bytes of this request's body
-        self._stalled: float | None = None  # since when the client has not read
+        self._stalled: float | None = None  # since when the client has not read all of an answer
         self._unread = 0  # and how much it left then
+        self._waiting = 0  # bytes of a whole answer that the transport has not been given
+        self._answering: Any = None  # the cycle whose answer is under way: with pipelining `cycle` is a later one
+        self._application = self.app
+        self.app = self._run
         self._ended: float | None = None  # when we had said our last word
 
     # --- What the transport tells ----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.transport.set_write_buffer_limits(high=AHEAD)
         if len(self.connections) > MAX_CONNECTIONS:
             self.refuse(errors.unavailable("Too many connections are open here.", "too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._ended is not None:
@@ -79,18 +106,69 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.time()
-        self._unread = self.transport.get_write_buffer_size()
+        if not self._waiting:
+            self._stalls()  # else `_send` says so, once for a whole answer
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stalled = None
+        if not self._waiting:
+            self._stalled = None
 
     def shutdown(self) -> None:
         if self._ended is not None:
             self.transport.close()
         else:
             super().shutdown()
+
+    # --- What the application answers ------------------------------------------------------------------------
+
+    async def _run(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """The application; a whole answer is sent when it has returned, and has let go what it held of the request."""
+        self._answering = getattr(send, "__self__", None)
+        start: Any = None
+        whole: list[Any] = []
+
+        async def answer(message: Any) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message  # what is sent waits for the answer before this one, and would hold this one unseen
+                return
+            if start is not None:
+                if message["type"] == "http.response.body" and not message.get("more_body", False):
+                    whole.extend((start, message.get("body", b"")))
+                    return
+                await send(start)
+                start = None
+            await send(message)
+
+        try:
+            await self._application(scope, receive, answer)
+        finally:  # an error has its answer, too
+            if whole:
+                first, body = whole
+                whole.clear()
+                pieces = deque(body[place : place + PIECE] for place in range(0, len(body), PIECE)) or deque([b""])
+                del body
+                await self._send(first, pieces, send)
+
+    async def _send(self, start: Any, pieces: "deque[bytes]", send: ASGISendCallable) -> None:
+        looked = len(pieces) == 1
+        if not looked:
+            self._waiting = sum(map(len, pieces))
+        try:
+            await send(start)
+            while pieces:  # also where the client has gone: `send` tells of that by doing nothing
+                piece = pieces.popleft()
+                await send({"type": "http.response.body", "body": piece, "more_body": bool(pieces)})
+                self._waiting = max(0, self._waiting - len(piece))
+                if not looked and self.flow.write_paused:
+                    looked = True
+                    self._stalls()  # not before: what the system took at once says nothing of the client
+                    make_room(self.connections)
+        finally:
+            self._waiting = 0
+            if not self.flow.write_paused:
+                self._stalled = None
 
     # --- What the parser tells -------------------------------------------------------------------------------
 
@@ -170,11 +248,9 @@ class Connection(HttpToolsProtocol):
             if now - self._ended > LINGER_SECONDS:
                 self.transport.abort()
             return
-        if self._stalled is not None:
-            taken = self._unread - self.transport.get_write_buffer_size()
-            if now - self._stalled > UNREAD_SECONDS + taken / RATE:
-                self.transport.abort()
-                return
+        if self._stalled is not None and now > self.patience:
+            self.cut()
+            return
         busy = self.cycle is not None and not self.cycle.response_complete
         if self.flow.read_paused or (busy and self._phase != "body"):
             self._began += step  # it is we who do not go on
@@ -191,6 +267,53 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
         elif waited > BODY_SECONDS + self._received / RATE:
             self.refuse(_too_slow("body"))
+
+    # --- What is left unread ---------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of a whole answer that wait until the client has taken what was sent before them."""
+        return self._waiting
+
+    @property
+    def _left(self) -> int:
+        return self._waiting + self.transport.get_write_buffer_size()
+
+    def _leave(self) -> None:
+        """Tell the application that the client has gone."""
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def cut(self) -> None:
+        """Let go at once, with what the system still holds of the answer."""
+        self._leave()
+        if held := self.transport.get_extra_info("socket"):
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _stalls(self) -> None:
+        self._stalled, self._unread = self.loop.time(), self._left
+
+    @property
+    def patience(self) -> float:
+        """Until when, on the loop's clock, a client may leave an answer unread."""
+        if self._stalled is None:
+            return math.inf
+        return self._stalled + UNREAD_SECONDS + (self._unread - self._left) / RATE
+
+
+def make_room(connections: Iterable[object]) -> None:
+    """Cut those whose end is nearest, while all leave more unread than they may."""
+    slow = [each for each in connections if isinstance(each, Connection) and each.waiting]
+    unread = sum(each.waiting for each in slow)
+    if unread > MAX_UNREAD:
+        for each in sorted(slow, key=lambda each: each.patience):
+            unread -= each.waiting
+            each.cut()
+            if unread <= MAX_UNREAD:
+                return
 
 
 async def look_after(servers: Iterable[uvicorn.Server], every: float = 1) -> None:

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tenantry_runtime.app import create_app, create_metrics_app
-from tenantry_runtime.connection import Connection, look_after
+from tenantry_runtime.connection import SYSTEM, Connection, look_after
 from tenantry_runtime.draining import Draining
 from tenantry_runtime.service import load
 from tenantry_runtime.settings import Settings
@@ -97,7 +97,9 @@ def _stop(stop: asyncio.Event, api: _Server) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=2048)
+        listener = socket.create_server((host, port), backlog=2048)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM)  # of each connection that it takes
+        return listener
     except OSError as error:
         raise OSError(f"port {port} on {host} can't be had: {error.strerror}") from None
 

@@ -3,14 +3,16 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
 from tenantry_runtime.config import Documents
+from tenantry_runtime.connection import MAX_UNREAD, UNREAD_SECONDS
 from tenantry_runtime.service import UPLOADS
 from tests.integration.runtime.samples import TEXT, Sample, send
 from tests.integration.runtime.stack import Replica, Stack, Tenant, eventually
@@ -118,6 +120,83 @@ def test_streams_that_nobody_reads_are_stopped_and_billed(tenant: Tenant, replic
             connection.close()
 
 
+def test_whole_answers_that_nobody_reads_have_one_bound(tenant: Tenant) -> None:
+    """Above it those who read least are cut at once; who reads, however slowly, gets it all."""
+    vectors = {"input": ["x"] * 200, "dimensions": 8192, "encoding_format": "base64"}
+    with tenant.replica() as replica, ExitStack() as stack:
+        read_answer(stack.enter_context(embeddings(replica, tenant.key, vectors)))  # all is loaded, and works
+        before, begun = memory(replica), time.monotonic()
+        reader = Reader(stack.enter_context(connect(replica)), request(tenant.key, vectors))
+        unread = []
+        for number in range(40):  # 350 MB; half of them are closed by us after the answer, in a drain all are
+            more = ["Connection: close"] * (number % 2)
+            connection = stack.enter_context(embeddings(replica, tenant.key, vectors, *more))
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            # The next request waits for this answer to be taken: it would be held, too.
+            with suppress(OSError):
+                connection.sendall(request(tenant.key, {**vectors, "input": ["y"] * 200}))
+            unread.append(connection)
+        took = time.monotonic() - begun
+        assert took < UNREAD_SECONDS, f"{took:.0f} s: they were let go for another reason"
+        held = memory(replica) - before
+        cut = [connection for connection in unread if is_cut(connection)]
+        print(f"{len(cut)} of {len(unread)} were cut after {took:.1f} s; {held:.0f} MB are held")
+        assert held * 1e6 < MAX_UNREAD + 40e6
+        assert unread[: len(cut)] == cut, "the first to leave it unread are the first to go"
+        assert len(unread) - len(cut) > 5, "no more are cut than must be"
+        for connection in unread:
+            connection.close()
+        reader.join(60)
+        assert reader.answer is not None, "who reads is not cut"
+        assert reader.answer[0] == 200
+        assert len(json.loads(reader.answer[1])["data"]) == 200
+        assert replica.client(tenant.key).embeddings.create(model="wordllama-256", input="x").data
+        failed = [line for line in replica.log.read_text().splitlines() if '"level": "error"' in line]
+        assert not failed, failed[0]
+
+
+class Reader(threading.Thread):
+    """Reads an answer at about 800 kB a second."""
+
+    def __init__(self, connection: socket.socket, asks: bytes) -> None:
+        super().__init__(daemon=True)
+        self.connection, self.answer = connection, None
+        connection.sendall(asks)
+        self.start()
+
+    answer: tuple[int, bytes] | None
+
+    def run(self) -> None:
+        received = b""
+        while len(received) < 8_000_000:
+            if not (more := self.connection.recv(40_000)):
+                return
+            received += more
+            time.sleep(0.05)
+        self.answer = read_answer(self.connection, received)
+
+
+def request(key: str, body: dict[str, Any], *more: str) -> bytes:
+    content = json.dumps(body).encode()
+    return head(key, "/v1/embeddings", "POST", f"Content-Length: {len(content)}", *more) + b"\r\n" + content
+
+
+def embeddings(target: Replica, key: str, body: dict[str, Any], *more: str) -> socket.socket:
+    """A connection on which this was asked."""
+    connection = unhurried(target)
+    connection.sendall(request(key, body, *more))
+    return connection
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Whether it was reset: what is left to be read is lost then."""
+    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0 or not established(connection)
+
+
+def established(connection: socket.socket) -> bool:
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
+
+
 def unread_stream(target: Replica, key: str, cached: bool) -> socket.socket:
     """A connection whose stream has begun, and of which nothing more is read."""
     asked = {
@@ -126,12 +205,18 @@ def unread_stream(target: Replica, key: str, cached: bool) -> socket.socket:
         "tenantry": {"cache": cached},
     }
     body = json.dumps(asked).encode()
+    connection = unhurried(target)
+    connection.sendall(head(key, "/v1/chat/completions", "POST", f"Content-Length: {len(body)}") + b"\r\n" + body)
+    assert connection.recv(12) == b"HTTP/1.1 200"
+    return connection
+
+
+def unhurried(target: Replica) -> socket.socket:
+    """A connection whose system takes little of what is not read."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.settimeout(60)
     connection.connect(address(target))
-    connection.sendall(head(key, "/v1/chat/completions", "POST", f"Content-Length: {len(body)}") + b"\r\n" + body)
-    assert connection.recv(12) == b"HTTP/1.1 200"
     return connection
 
 

@@ -33,9 +33,8 @@ def connect(replica: Replica) -> socket.socket:
     return socket.create_connection(address(replica), timeout=60)
 
 
-def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of what is answered; fails where nothing is in a minute."""
-    received = b""
+def read_answer(connection: socket.socket, received: bytes = b"") -> tuple[int, bytes]:
+    """Status and body of what is answered, of which `received` has been read; fails where nothing is in a minute."""
     while b"\r\n\r\n" not in received:
         more = connection.recv(65536)
         assert more, f"closed without an answer: {received!r}"

@@ -9,13 +9,20 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tenantry_runtime import connection
-from tenantry_runtime.connection import BODY_SECONDS, HEAD_SECONDS, LINGER_SECONDS, MAX_HEAD, RATE, UNREAD_SECONDS
+from tenantry_runtime.connection import (
+    AHEAD,
+    BODY_SECONDS,
+    HEAD_SECONDS,
+    LINGER_SECONDS,
+    MAX_HEAD,
+    PIECE,
+    RATE,
+    UNREAD_SECONDS,
+)
 from tenantry_runtime.connection import Connection as Protocol
 from tenantry_runtime.service import LEASE_MARGIN
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: h\r\n"
-HIGH_WATER = 64 * 1024
-"""Bytes that a transport takes before it asks to wait (asyncio's and uvloop's own)."""
 
 
 class Transport(asyncio.Transport):
@@ -34,6 +41,9 @@ class Transport(asyncio.Transport):
         return self.buffered
 
     def write_eof(self) -> None: ...
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == AHEAD
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -258,7 +268,7 @@ async def test_a_client_that_reads_slowly_may_take_as_long_as_what_it_takes() ->
 
 
 def test_a_stream_that_nobody_reads_ends_before_its_lease() -> None:
-    assert UNREAD_SECONDS + HIGH_WATER / RATE < LEASE_MARGIN
+    assert UNREAD_SECONDS + (AHEAD + PIECE) / RATE < LEASE_MARGIN
 
 
 async def test_a_client_that_reads_again_stays() -> None:
@@ -270,6 +280,105 @@ async def test_a_client_that_reads_again_stays() -> None:
     peer.protocol.resume_writing()
     peer.look(UNREAD_SECONDS + 12)
     assert not peer.transport.aborted
+
+
+class Reader(Peer):
+    """A client that is sent an answer of so many pieces, and takes what it is told to."""
+
+    def __init__(self, state: ServerState | None = None) -> None:
+        super().__init__(state)
+        self.transport.write = self.write  # type: ignore[method-assign]
+
+    def write(self, data: Any) -> None:
+        self.transport.written += bytes(data)
+        self.transport.buffered += len(data)
+        if self.transport.buffered > AHEAD and not self.protocol.flow.write_paused:
+            self.protocol.pause_writing()
+
+    async def take(self, seconds: float = 0) -> None:
+        """All that the transport holds, so much later."""
+        self.look(seconds)
+        self.transport.buffered = 0
+        self.protocol.resume_writing()
+        await turns()
+
+    async def ask(self, pieces: int, times: int = 1) -> None:
+        await self.send(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % (pieces * PIECE) * times)
+        await turns()
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    body = b"x" * int(scope["path"][1:])
+    length = str(len(body)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def large_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "application", large)
+
+
+@pytest.mark.usefixtures("large_answers")
+async def test_a_large_answer_goes_as_it_is_taken_and_is_whole() -> None:
+    peer = Reader()
+    await peer.ask(5, times=2)  # the second waits for the first
+    assert peer.protocol.waiting == 4 * PIECE
+    assert not peer.state.tasks or len(peer.state.tasks) == 1
+    for left in (3, 2, 1):
+        await peer.take()
+        assert peer.protocol.waiting == left * PIECE
+    for _ in range(7):
+        await peer.take()
+    assert peer.protocol.waiting == 0
+    assert peer.transport.written.count(b"200 OK") == 2
+    assert peer.transport.written.count(b"x") == 10 * PIECE
+    assert not peer.transport.closing
+
+
+@pytest.mark.usefixtures("large_answers")
+async def test_a_client_that_takes_a_large_answer_too_slowly_is_let_go() -> None:
+    """A piece now and then gives it no more time than its bytes do."""
+    peer = Reader()
+    await peer.ask(100)
+    a_piece = PIECE / RATE
+    for taken in range(100):
+        await peer.take((a_piece + 4) * taken)
+        if peer.transport.aborted:
+            break
+    assert UNREAD_SECONDS / 4 <= taken <= UNREAD_SECONDS / 4 + 4
+    peer.protocol.connection_lost(None)
+    await turns()
+    slow = Reader()
+    await slow.ask(100)
+    for taken in range(100):
+        await slow.take((a_piece - 1) * taken)
+    assert not slow.transport.aborted
+    assert slow.transport.written.count(b"x") == 100 * PIECE
+
+
+@pytest.mark.usefixtures("large_answers")
+async def test_what_all_leave_unread_is_bounded_and_who_reads_least_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_UNREAD", 100 * PIECE)
+    state = ServerState()
+    reading, slow, small, fresh = (Reader(state) for _ in range(4))
+    await reading.ask(50)
+    for _ in range(5):
+        await reading.take()
+    await slow.ask(50)
+    await small.ask(1)
+    assert not slow.transport.aborted
+    await fresh.ask(40)
+    assert [peer.transport.aborted for peer in (reading, slow, small, fresh)] == [False, True, False, False]
+    for peer in (slow, reading, fresh):
+        peer.protocol.connection_lost(None)
+        await turns()
+        assert peer.protocol.waiting == 0
 
 
 async def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
