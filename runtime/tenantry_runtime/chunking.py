@@ -1,6 +1,7 @@
 """Cutting a document into pieces that fit an embedding: at paragraphs where possible, with some overlap."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 CHUNK = 700
@@ -12,14 +13,16 @@ _LONGEST = 65_536
 """Characters of a paragraph that are held at a time: a file without one empty line stays out of memory."""
 
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
-_BREAKS = ("\n", ". ", "? ", "! ", "; ", ", ", " ")
+_BREAKS = ("\n", ". ", "? ", "! ", "。", "？", "！", "؟ ", "۔ ", "; ", "؛ ", ", ", "، ", "，", "、", " ")
+_JOINER = "\u200d"
+"""What stands between the parts of one sign."""
 
 
 class Chunker:
     """Takes a text in pieces and gives its chunks: always the same for the same pieces.
 
     Paragraphs are joined while they fit together; one that is longer than a chunk is cut at a line, a
-    sentence, a word, or, where there is none, anywhere.
+    sentence, a word, or, where there is none (Thai writes no spaces), between any two letters.
     """
 
     def __init__(self) -> None:
@@ -79,7 +82,7 @@ def _resume(text: str, low: int, high: int) -> int:
         found = text.find(mark, low, high - 1) + len(mark)
         if len(mark) <= found < high and found > low:
             return found
-    return high
+    return _between(text, low, high)
 
 
 def _break(text: str, low: int, high: int) -> int:
@@ -88,4 +91,13 @@ def _break(text: str, low: int, high: int) -> int:
         found = text.rfind(mark, low, high)
         if found >= 0:
             return found + len(mark)
-    return high
+    return _between(text, high, low)
+
+
+def _between(text: str, place: int, end: int) -> int:
+    """The first place on the way to `end` that parts no letter from its marks."""
+    step = 1 if end > place else -1
+    for found in range(place, end, step):
+        if not unicodedata.category(text[found]).startswith("M") and text[found] != _JOINER != text[found - 1]:
+            return found
+    return place

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import unicodedata
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,33 @@ def test_chunks_hold_every_word_and_none_is_too_long(text: str) -> None:
     assert all(word in joined for word in words)
 
 
-def test_a_text_without_a_break_is_cut_anywhere() -> None:
-    found = chunks("x" * 100_000, "x" * 100_000)
-    assert "".join(found) == "x" * 200_000
+def test_a_text_without_a_break_is_cut_anywhere_and_overlaps_too() -> None:
+    text = "".join(f"{number:07}" for number in range(20_000))
+    found = chunks(text[:100_000], text[100_000:])
+    assert {len(chunk) for chunk in found[:90]} == {CHUNK}
+    for one, other in itertools.pairwise(found[:90]):
+        assert one[-OVERLAP:] == other[:OVERLAP]
+    assert all(text[place : place + 20] in "\n".join(found) for place in range(0, 60_000, 99))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "โดรนฟอลคอนสามารถคืนได้ภายในสี่สิบห้าวัน",
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467",
+        "猎鹰无人机可以在四十五天内退货。",
+    ],
+    ids=["Thai", "joined", "Chinese"],
+)
+def test_no_letter_is_parted_from_its_marks(text: str) -> None:
+    found = chunks(text * 400)
+    assert len(found) > 2
+    for one, other in itertools.pairwise(found):
+        assert not unicodedata.category(other[0]).startswith("M")
+        assert other[0] != "\u200d" != one[-1]
+        assert other[:20] in one[-OVERLAP - 1 :]
+    if text.endswith("。"):
+        assert all(chunk.endswith("。") and chunk.startswith("猎") for chunk in found)
 
 
 @given(st.text())
