@@ -301,6 +301,10 @@ def test_an_answer_grows_old(tenant: Tenant, replicas: tuple[Replica, Replica], 
     rows(tenant)
     tenant.sql("UPDATE response_cache SET stored_at = stored_at - interval '3590 seconds'")
     assert ask(client)[0] == "hit"
+    tenant.sql("UPDATE response_cache SET stored_at = stored_at - interval '20 seconds'")
+    assert ask(client)[0] == "miss"  # after an hour, where the tenant says nothing else
+    eventually(lambda: tenant.sql("SELECT count(*) FROM response_cache WHERE stored_at > now() - interval '1 minute'"))
+    tenant.sql("UPDATE response_cache SET stored_at = stored_at - interval '70 seconds'")
     try:
         tenant.apply(replicas, cache=Cache(ttl_seconds=60))  # a change holds for what is there already
         assert ask(client)[0] == "miss"
@@ -339,6 +343,7 @@ def test_the_table_is_bounded(tenant: Tenant) -> None:
             f"FROM generate_series(1, {count}) n"
         )
 
+    assert tenant.sql("SELECT relpersistence FROM pg_class WHERE oid = 'response_cache'::regclass") == [("u",)]
     fill(cache.BATCH + 5, 10, "2 hours")
     fill(7, 10, "1 second")
     fill(3, 10, "1 second", "timestamptz '2020-01-01'")  # of documents that have changed since
