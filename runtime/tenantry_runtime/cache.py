@@ -6,7 +6,7 @@ deleted since is never given.
 """
 
 import asyncio
-import dataclasses
+import functools
 import hashlib
 import logging
 import secrets
@@ -23,7 +23,7 @@ import psycopg
 from tenantry_runtime import claims, errors, prompt
 from tenantry_runtime.chat_request import ChatRequest
 from tenantry_runtime.claims import Claim, Claims
-from tenantry_runtime.config import Configuration
+from tenantry_runtime.config import Configuration, Model
 from tenantry_runtime.flight import Flight
 from tenantry_runtime.retrieval import SETTLING_SECONDS, Hit, State
 from tenantry_runtime.store import Row, StoreUnavailableError
@@ -143,10 +143,15 @@ def key(configuration: Configuration, user: str | None, request: ChatRequest) ->
         sent.pop(name, None)
     wish = request.retrieval
     # How much of the documents is shown depends on how much there is room for.
-    shown = wish and (dataclasses.asdict(wish), configuration.embedding.model_dump(), configuration.limits.model_dump())
-    guarded = configuration.leak_guard.model_dump()
-    parts = (configuration.tenant_uid, user, sent, shown, guarded)
+    shown = wish and (wish, _told(configuration.embedding), _told(configuration.limits))
+    parts = (configuration.tenant_uid, user, sent, shown, _told(configuration.leak_guard))
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+@functools.lru_cache(maxsize=16)
+def _told(settings: Model) -> str:
+    """The same for every request, until the configuration changes."""
+    return settings.model_dump_json()
 
 
 def kept(answer: dict[str, Any], hits: Sequence[Hit]) -> str | None:

@@ -186,6 +186,41 @@ def test_settling_gives_back_what_was_not_used_and_twice_changes_nothing(meter: 
     assert not meter.settle(uuid.uuid4())
 
 
+@pytest.mark.parametrize(
+    "column",
+    ["reserved_tokens", "reserved_nano", "tokens_in", "tokens_cached", "tokens_out", "database_queries",
+     "vector_searches", "llm_nano", "database_nano", "vector_nano"],
+)  # fmt: skip
+def test_nothing_of_a_call_is_negative(meter: Meter, column: str) -> None:
+    meter.reserve()
+    with pytest.raises(psycopg.errors.CheckViolation, match="ledger_not_negative"):
+        meter.sql(f"UPDATE ledger SET {column} = -1")
+
+
+def test_calls_that_were_settled_do_not_slow_the_next_down(meter: Meter) -> None:
+    """Their entries in the index of open reservations are passed over, and their place used again.
+
+    Also where the planner knows nothing of the ledger yet but that it is not empty.
+    """
+
+    def calls(number: int) -> None:
+        for _ in range(number):
+            identity, outcome, *_ = meter.reserve()
+            assert outcome == "ok"
+            meter.settle(identity)
+
+    meter.sql("SET synchronous_commit = off")
+    meter.sql("ALTER TABLE ledger SET (autovacuum_enabled = off)")
+    meter.sql(
+        "INSERT INTO ledger (id, at, month, day, key_uid, key_name, user_name, kind, model, status, expires_at)"
+        " SELECT gen_random_uuid(), now(), now(), now(), 'k', 'k', 'u', 'chat', 'gpt', 'settled', now()"
+        " FROM generate_series(1, 10000)"
+    )
+    calls(2_500)
+    ((size,),) = meter.sql("SELECT pg_relation_size('ledger_reserved')")
+    assert size <= 6 * 8192  # bytes; 3,000 entries of their own would be 15 pages
+
+
 def test_a_released_call_counts_for_nothing(meter: Meter) -> None:
     identity, *_ = meter.reserve(tpm=1000)
     meter.settle(identity, status="released")
