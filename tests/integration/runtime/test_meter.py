@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -293,6 +294,21 @@ def test_a_new_day_and_a_new_month_start_anew(meter: Meter) -> None:
         "AND month = date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date FROM meter"
     )
     assert same
+
+
+@pytest.mark.parametrize("turn", ["first", "later"])
+def test_a_day_ends_at_the_first_of_two_midnights(meter: Meter, turn: str) -> None:
+    """In a time zone of ours, whose clocks go back from one to midnight tomorrow: an hour ahead of UTC until then."""
+    tomorrow = (datetime.now(UTC) + timedelta(days=1, hours=1)).date()
+    back = tomorrow.replace(year=2025, day=min(tomorrow.day, 28 if tomorrow.month == 2 else 31)).timetuple().tm_yday
+    zone = f"STD0DST,J{back % 365 + 1}/0,J{back}/1"
+    meter.reserve(zone=zone)
+    if turn == "later":
+        meter.sql("UPDATE meter SET day = day - 1, day_ends_at = day_ends_at - interval '1 day'")
+        meter.reserve(zone=zone)
+    ends = meter.row()["day_ends_at"]
+    assert ends == datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=UTC) - timedelta(hours=1)
+    assert meter.row()["day"] == tomorrow - timedelta(days=1)
 
 
 def test_a_call_settled_in_the_next_month_is_the_last_months(meter: Meter) -> None:
