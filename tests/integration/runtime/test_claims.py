@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from tenantry_runtime import claims
+from tenantry_runtime import cache, claims
 from tenantry_runtime.config import Cache, Documents, Limits, SubjectLimits
 from tenantry_runtime.limits import arrays
 from tenantry_runtime.service import Service
@@ -49,6 +49,7 @@ def three(tenant: Tenant) -> Iterator[tuple[Replica, ...]]:
 
 @pytest.fixture
 def clients(tenant: Tenant, three: tuple[Replica, ...]) -> list[openai.OpenAI]:
+    time.sleep(4 * cache.STORE_SECONDS)  # for what the test before has still to keep
     tenant.reset()
     tenant.sql("TRUNCATE response_cache, response_claims")
     return [replica.client(tenant.key) for replica in three]
