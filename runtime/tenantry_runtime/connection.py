@@ -17,11 +17,12 @@ Deadlines are looked at once a second for all connections together: a request se
 """
 
 import asyncio
+import contextlib
 import math
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -152,9 +153,12 @@ class Connection(HttpToolsProtocol):
                 await self._send(first, pieces, send)
 
     async def _send(self, start: Any, pieces: "deque[bytes]", send: ASGISendCallable) -> None:
-        looked = len(pieces) == 1
-        if not looked:
-            self._waiting = sum(map(len, pieces))
+        if len(pieces) == 1:
+            with _joined(self._answering):
+                await send(start)
+                await send({"type": "http.response.body", "body": pieces.popleft(), "more_body": False})
+            return
+        self._waiting, looked = sum(map(len, pieces)), False
         try:
             await send(start)
             while pieces:  # also where the client has gone: `send` tells of that by doing nothing
@@ -302,6 +306,43 @@ class Connection(HttpToolsProtocol):
         if self._stalled is None:
             return math.inf
         return self._stalled + UNREAD_SECONDS + (self._unread - self._left) / RATE
+
+
+class _Joining(asyncio.Transport):
+    """Keeps the first thing that is written, and writes it together with the second."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport, self._first = transport, b""
+        self._joins = True
+
+    def write(self, data: Any) -> None:
+        if self._joins and not self._first:
+            self._first = data
+        else:
+            self._transport.write(self._first + data)
+            self._first, self._joins = b"", False
+
+    def flush(self) -> None:
+        if self._first:
+            self._transport.write(self._first)
+            self._first, self._joins = b"", False
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
+@contextlib.contextmanager
+def _joined(cycle: Any) -> Iterator[None]:
+    """A short answer's head and body are one write: each is a system call, and wakes the client."""
+    transport = cycle.transport
+    cycle.transport = joining = _Joining(transport)
+    try:
+        yield
+    finally:
+        joining.flush()
+        cycle.transport = transport
 
 
 def make_room(connections: Iterable[object]) -> None:

@@ -31,10 +31,13 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.writes = 0
         self.buffered = 0
         self.closing = self.aborted = self.reading = False
 
     def write(self, data: Any) -> None:
+        assert not self.closing
+        self.writes += 1
         self.written += bytes(data)
 
     def get_write_buffer_size(self) -> int:
@@ -106,6 +109,19 @@ class Peer:
         self.protocol.data_received(data)
         for _ in range(5):
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
+async def test_a_short_answer_is_one_write(last: bytes) -> None:
+    peer = Peer()
+    request = HEAD + b"Content-Length: 0\r\n"
+    await peer.send((request + b"\r\n") * 2 + request + last + b"\r\n")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert peer.transport.writes == 3
+    assert peer.transport.written.count(b"HTTP/1.1 200 OK") == 3
+    assert peer.transport.written.endswith(b'{"headers": %d}' % (3 if last else 2))
+    assert peer.transport.closing == bool(last)
 
 
 async def test_who_sends_nothing_is_closed_without_a_word() -> None:
