@@ -178,6 +178,9 @@ class Ingestion:
         except errors.ApiError as error:
             await self._refused(work, error)
             return
+        if not number:  # as of a PDF or an HTML file without text
+            await self._service.store.fetch(_FAIL, ("invalid_file", "The file holds no text.", work.id))
+            return
         await self._service.store.fetch(_COMPLETE, (work.id,))
 
     async def _refused(self, work: Work, error: errors.ApiError) -> None:

@@ -240,18 +240,23 @@ def test_a_store_is_renamed_and_its_metadata_replaced(client: openai.OpenAI, sto
 
 def test_a_batch_by_the_sdks_helpers(client: openai.OpenAI, store: str) -> None:
     batches = client.vector_stores.file_batches
-    pairs = [("one.md", b"First of the batch."), ("two.html", b"<p>Second of the batch."), ("no.pdf", b"no PDF")]
+    pairs = [
+        ("one.md", b"First of the batch."),
+        ("two.html", b"<p>Second of the batch."),
+        ("no.pdf", b"no PDF"),
+        ("blank.txt", b" \n\n \t\n"),
+    ]
     batch = batches.upload_and_poll(store, files=pairs, poll_interval_ms=100)
     assert batch.status == "completed"
-    assert (batch.file_counts.completed, batch.file_counts.failed, batch.file_counts.total) == (2, 1, 3)
+    assert (batch.file_counts.completed, batch.file_counts.failed, batch.file_counts.total) == (2, 2, 4)
     failed = list(batches.list_files(batch.id, vector_store_id=store, filter="failed"))
-    assert [file.last_error.code for file in failed if file.last_error] == ["invalid_file"]
-    assert len(list(batches.list_files(batch.id, vector_store_id=store, limit=1))) == 3
+    assert [file.last_error.code for file in failed if file.last_error] == ["invalid_file"] * 2
+    assert len(list(batches.list_files(batch.id, vector_store_id=store, limit=1))) == 4
     single = client.files.create(file=("three.md", b"Third."), purpose="assistants")
     other = batches.create_and_poll(store, files=[{"file_id": single.id, "attributes": {"n": 3}}], poll_interval_ms=100)
     assert other.file_counts.total == 1
     assert client.vector_stores.files.retrieve(single.id, vector_store_id=store).attributes == {"n": 3}
-    assert batches.retrieve(batch.id, vector_store_id=store).file_counts.total == 3
+    assert batches.retrieve(batch.id, vector_store_id=store).file_counts.total == 4
     for wrong in ({"file_ids": []}, {"files": [{}]}, {"files": [{"file_id": single.id}] * 2}):
         with pytest.raises(openai.UnprocessableEntityError):
             batches.create(store, **wrong)
