@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def beside() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def awake() -> Iterator[None]:
+    """No core sleeps meanwhile (Linux, as root): as cyclictest(8) does, for what wakes are not the program's own."""
+    with Path("/dev/cpu_dma_latency").open("wb", buffering=0) as asked:  # holds for as long as it is open
+        asked.write(struct.pack("i", 0))
+        yield
 
 
 def confine(pids: Iterable[int], cores: set[int]) -> None:

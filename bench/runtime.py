@@ -237,11 +237,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=8, help="of each figure")
     parser.add_argument("--no-litellm", action="store_true", help="do not compare with it")
+    parser.add_argument("--awake", action="store_true", help="let no core sleep meanwhile (root): what do wakes cost?")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="mixed calls for so long: does anything grow?")
     options = parser.parse_args()
     load_before = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores; load average before: {load_before:.1f}\n", flush=True)
-    with tempfile.TemporaryDirectory(prefix="tenantry-bench-") as name, processes.beside():
+    sleepless = processes.awake() if options.awake else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory(prefix="tenantry-bench-") as name, processes.beside(), sleepless:
         folder = Path(name)
         with servers(folder) as env:
             if options.soak:
